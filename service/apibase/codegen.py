@@ -1,0 +1,129 @@
+"""Python code and a descriptor set from contracts, with grpcio-tools and mypy-protobuf.
+
+Imports that aren't among the contracts themselves (`dapr_contract/v1`, `buf/validate`, `google/type`) are taken from the
+installed Python modules' own descriptors, so a project needs no copy of anybody's `.proto` files.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from google.protobuf.descriptor import FileDescriptor
+
+_IMPORT = re.compile(r'^\s*import\s+(?:public\s+|weak\s+|option\s+)?"([^"]+)"\s*;', re.MULTILINE)
+_WELL_KNOWN = "google/protobuf/"
+DESCRIPTORS = "descriptors.binpb"
+
+
+class CodegenError(RuntimeError):
+    """The contracts could not be turned into code; the message names file and remedy."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a generation did: how many contracts it read, and which files of the output folder it changed."""
+
+    contracts: int
+    changed: tuple[Path, ...]
+
+
+def generate(roots: Sequence[Path], out: Path) -> Generated:
+    """Generate `_pb2.py`, `_pb2.pyi`, `_pb2_grpc.py`, `_pb2_grpc.pyi` and `descriptors.binpb` for every contract.
+
+    `roots` are the folders that import paths are relative to. `out` ends with exactly what the contracts give: files that
+    no contract gives any more are removed, and files that would be the same are not touched.
+
+    Raises `CodegenError` with protoc's own message (file, line, column), or naming an import that can't be found.
+    """
+    contracts = {path.relative_to(root).as_posix(): path for root in roots for path in sorted(root.rglob("*.proto"))}
+    if not contracts:
+        raise CodegenError(f"no .proto file below {', '.join(map(str, roots))}")
+    with tempfile.TemporaryDirectory(prefix="apibase-gen-") as scratch:
+        imports = Path(scratch) / "imports.binpb"
+        imports.write_bytes(_installed_imports(contracts).SerializeToString(deterministic=True))
+        fresh = Path(scratch) / "out"
+        fresh.mkdir()
+        _protoc(contracts, roots, imports, fresh)
+        return Generated(len(contracts), tuple(_replace(out, fresh)))
+
+
+def _protoc(contracts: dict[str, Path], roots: Sequence[Path], imports: Path, out: Path) -> None:
+    """Run grpcio-tools' protoc, as a child: it ends the process on some errors."""
+    services = [name for name, path in contracts.items() if re.search(r"^\s*service\s+\w+", path.read_text(), re.MULTILINE)]
+    include = [f"--proto_path={root}" for root in roots]
+    if imports.stat().st_size:
+        include.append(f"--descriptor_set_in={imports}")
+    plugins = Path(sys.executable).parent
+    runs = [
+        [
+            f"--python_out={out}",
+            f"--pyi_out={out}",
+            f"--descriptor_set_out={out / DESCRIPTORS}",
+            "--include_source_info",
+            "--include_imports",
+            *contracts,
+        ],
+        [f"--grpc_python_out={out}", *services],
+        [f"--plugin=protoc-gen-mypy_grpc={plugins / 'protoc-gen-mypy_grpc'}", f"--mypy_grpc_out=quiet:{out}", *services],
+    ]
+    for run in runs if services else runs[:1]:
+        done = subprocess.run(  # noqa: S603 - our own interpreter and arguments
+            [sys.executable, "-m", "grpc_tools.protoc", *include, *run], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise CodegenError((done.stderr or done.stdout).strip())
+
+
+def _installed_imports(contracts: dict[str, Path]) -> FileDescriptorSet:
+    """Return the descriptors of every import that is not one of the contracts, dependencies first."""
+    found: dict[str, FileDescriptorProto] = {}
+
+    def add(file: FileDescriptor) -> None:
+        if file.name not in found:
+            for dependency in file.dependencies:
+                add(dependency)
+            proto = FileDescriptorProto()
+            file.CopyToProto(proto)
+            found[file.name] = proto
+
+    for path in contracts.values():
+        for name in _IMPORT.findall(path.read_text()):
+            if name in contracts or name.startswith(_WELL_KNOWN):
+                continue
+            module = name.removesuffix(".proto").replace("/", ".").replace("-", "_") + "_pb2"
+            try:
+                add(importlib.import_module(module).DESCRIPTOR)
+            except ImportError as error:
+                raise CodegenError(
+                    f'{path}: import "{name}" is neither one of the contracts nor in an installed package (module {module})'
+                ) from error
+    return FileDescriptorSet(file=found.values())
+
+
+def _replace(out: Path, fresh: Path) -> Iterable[Path]:
+    """Make `out` equal to `fresh`, yielding each file that this changes."""
+    wanted = {path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()}
+    present = {path.relative_to(out) for path in out.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    for name in sorted(present - wanted):
+        (out / name).unlink()
+        yield out / name
+    for name in sorted(wanted):
+        if name in present and filecmp.cmp(fresh / name, out / name, shallow=False):
+            continue
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(fresh / name, out / name)
+        yield out / name

@@ -1,0 +1,152 @@
+"""The one family of errors, and the one table that turns them into gRPC status and topic status.
+
+Whatever a handler raises ends here. Retryability is data on the error: callers, topics and clients all read the same flag.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from google.protobuf.message import Message
+
+_RETRYABLE_CODES = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAVAILABLE,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of a request that is wrong: its path (`lines[0].quantity`), what is wrong, and the rule's name."""
+
+    field: str
+    description: str
+    rule: str = ""
+
+
+class ServiceError(Exception):
+    """An error that its caller may know of: it goes out as `code`, with `google.rpc` details.
+
+    `reason` is the UPPER_SNAKE_CASE constant of the `ErrorInfo`, by contract one of the service's error-reason enum;
+    `metadata` its key-value pairs; `violations` become a `BadRequest`. `retryable` defaults to what the code means:
+    ABORTED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and UNAVAILABLE are worth another try.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence[FieldViolation] = (),
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.violations = tuple(violations)
+        self.retryable = code in _RETRYABLE_CODES if retryable is None else retryable
+
+    def __str__(self) -> str:
+        return f"{self.code.name} {self.reason}: {self.message}"
+
+
+class InvalidRequest(ServiceError):
+    """A request that breaks the contract's rules: INVALID_ARGUMENT with every violation."""
+
+    def __init__(self, violations: Sequence[FieldViolation], *, reason: str = "INVALID_REQUEST") -> None:
+        summary = "; ".join(f"{violation.field}: {violation.description}" for violation in violations[:3])
+        more = f" (and {len(violations) - 3} more)" if len(violations) > 3 else ""  # noqa: PLR2004 - as above
+        super().__init__(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{summary}{more}", violations=violations)
+
+
+class SidecarError(ServiceError):
+    """The sidecar answered a building-block call with an error; `component` names the component that it concerns."""
+
+    def __init__(
+        self, code: grpc.StatusCode, reason: str, message: str, *, component: str = "", retryable: bool | None = None
+    ) -> None:
+        super().__init__(
+            code, reason, message, metadata={"component": component} if component else None, retryable=retryable
+        )
+        self.component = component
+
+
+class SidecarUnavailable(SidecarError):
+    """The sidecar can't be reached. Retryable: it may be starting or restarting."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.UNAVAILABLE, "SIDECAR_UNAVAILABLE", message, retryable=True)
+
+
+class Conflict(SidecarError):
+    """Somebody else wrote the key first: the etag given is stale, or the key exists already. Read again, then retry."""
+
+    def __init__(self, key: str, *, component: str = "") -> None:
+        super().__init__(
+            grpc.StatusCode.ABORTED, "STATE_CONFLICT", f"the state under {key!r} has changed", component=component
+        )
+        self.key = key
+
+
+class Retry(Exception):  # noqa: N818 - a verdict, named as Dapr names it
+    """Raised by a listener: the event is to be delivered again. Becomes RETRY."""
+
+
+class Drop(Exception):  # noqa: N818 - a verdict, named as Dapr names it
+    """Raised by a listener: the event can never be handled. Becomes DROP, which daprd dead-letters where a topic is set."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def internal_error() -> ServiceError:
+    """Return what a caller is told of an unexpected exception: INTERNAL, and an id that the log line carries too."""
+    error_id = uuid.uuid4().hex[:16]
+    return ServiceError(
+        grpc.StatusCode.INTERNAL,
+        "INTERNAL",
+        f"internal error {error_id}; the service's log has the details under this id",
+        metadata={"error_id": error_id},
+    )
+
+
+def to_status(error: ServiceError, *, domain: str) -> status_pb2.Status:
+    """Return the `google.rpc.Status` of an error. `domain` is the `ErrorInfo`'s: the proto package of the service."""
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=error.metadata),
+    ]
+    if error.violations:
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=violation.field, description=violation.description, reason=violation.rule
+                    )
+                    for violation in error.violations
+                ]
+            )
+        )
+    packed = []
+    for detail in details:
+        any_message = AnyMessage()
+        any_message.Pack(detail)
+        packed.append(any_message)
+    return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=error.message, details=packed)

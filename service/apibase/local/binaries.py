@@ -1,0 +1,74 @@
+"""The executables that a local stack runs: found, or made once into a cache.
+
+`python -m apibase.local.binaries` fetches all of them ahead of time and lists them.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from apibase.local.dapr_tool import DaprBinaries, dapr_binaries, sentry_binary
+from apibase.local.postgres_tool import PostgresBinaries, postgres_binaries, postgres_for
+from apibase.local.public_copy import public_copy, reachable_by
+from apibase.local.redis_tool import RedisBinaries, redis_binaries
+from apibase.local.report import Progress, ToolMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "DaprBinaries",
+    "PostgresBinaries",
+    "Progress",
+    "RedisBinaries",
+    "ToolMissing",
+    "dapr_binaries",
+    "postgres_binaries",
+    "postgres_for",
+    "public_copy",
+    "reachable_by",
+    "redis_binaries",
+    "sentry_binary",
+]
+
+_INTERRUPTED = 130
+
+
+def _dapr() -> tuple[str, str, str, str]:
+    dapr = dapr_binaries()
+    sentry_binary(dapr)
+    return "Dapr", dapr.version, dapr.origin, str(dapr.daprd.parent)
+
+
+def _postgres() -> tuple[str, str, str, str]:
+    postgres = postgres_binaries()
+    return "PostgreSQL", postgres.version, postgres.origin, str(postgres.bin_dir)
+
+
+def _redis() -> tuple[str, str, str, str]:
+    redis = redis_binaries()
+    return "Redis", redis.version, redis.origin, str(redis.server)
+
+
+def main() -> int:
+    """Fetch everything and print a table; what can't be had is named on standard error, and the exit code is then 1."""
+    searches: tuple[Callable[[], tuple[str, str, str, str]], ...] = (_redis, _postgres, _dapr)
+    rows, missing = [("Tool", "Version", "From", "Path")], 0
+    for search in searches:
+        try:
+            rows.append(search())
+        except ToolMissing as error:
+            missing += 1
+            sys.stderr.write(f"error: {error}\n")
+        except KeyboardInterrupt:
+            return _INTERRUPTED
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write(f"{line.rstrip()}\n")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

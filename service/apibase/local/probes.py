@@ -1,0 +1,74 @@
+"""Questions whose answer is "ready" or "not yet": never an error, never longer than half a second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from apibase.local.ports import LOOPBACK
+
+Probe = Callable[[], Awaitable[bool]]
+PROBE_SECONDS = 0.5
+
+
+async def exchange(port: int, request: bytes, answer_bytes: int = 256) -> bytes:
+    """Send bytes to a loopback port and return the first bytes of the answer; b"" if there is none."""
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            reader, writer = await asyncio.open_connection(LOOPBACK, port)
+            writer.write(request)
+            await writer.drain()
+            return await reader.read(answer_bytes)
+    except (OSError, TimeoutError):
+        return b""
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+async def port_open(port: int) -> bool:
+    """Whether something accepts connections."""
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            _, writer = await asyncio.open_connection(LOOPBACK, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+async def http_ok(port: int, path: str) -> bool:
+    """Whether GET answers 200 or 204."""
+    answer = await exchange(port, f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode())
+    status = answer.split(b" ", 2)[1:2]
+    return status in ([b"200"], [b"204"])
+
+
+async def redis_ok(port: int) -> bool:
+    """Whether Redis answers PING, which it does not while it still loads its data."""
+    return (await exchange(port, b"PING\r\n")).startswith(b"+PONG")
+
+
+async def postgres_ok(data: Path) -> bool:
+    """Whether the postmaster says that it takes connections: the last line of its pid file."""
+    with contextlib.suppress(OSError):
+        return (data / "postmaster.pid").read_text().rstrip().endswith("ready")
+    return False
+
+
+async def grpc_serving(address: str, service: str = "") -> bool:
+    """Whether `grpc.health.v1` says SERVING."""
+    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=PROBE_SECONDS)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

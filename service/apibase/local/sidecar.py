@@ -1,0 +1,123 @@
+"""An app's daprd: its command line, its environment, its name resolution."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from apibase.local.ports import LOOPBACK
+from apibase.local.probes import http_ok
+from apibase.local.process import ProcessSpec
+from apibase.local.service import Service
+from apibase.local.topology import AppSpec
+
+SHUTDOWN_SECONDS = 5
+_NAME_RESOLUTION = """\
+apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata:
+  name: apibase-name-resolution
+spec:
+  nameResolution:
+    component: sqlite
+    version: v1
+    configuration:
+      connectionString: {database}
+      # A host renews its row every updateInterval - timeout, and is gone after updateInterval: three seconds to spare.
+      updateInterval: 5s
+      timeout: 3s
+      # Off: in Dapr 1.18 the clean-up deletes the rows of live hosts, and each of them then exits.
+      cleanupInterval: 0s
+"""
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What every sidecar of a stack shares. `env` holds the addresses of the embedded backends."""
+
+    env: Mapping[str, str]
+    placement: str
+    scheduler: str
+    name_resolution: Path
+
+
+@dataclass(frozen=True)
+class InstancePorts:
+    """The ports of one app and its sidecar; `app` is 0 where no app listens."""
+
+    app: int
+    http: int
+    grpc: int
+    internal: int
+    metrics: int
+
+
+def write_name_resolution(folder: Path) -> Path:
+    """Write the Configuration that makes replicas on one machine find each other, and return its path."""
+    file = folder / "name-resolution.yaml"
+    file.write_text(_NAME_RESOLUTION.format(database=json.dumps(str(folder / "names.db"))))
+    return file
+
+
+def plan_sidecar(  # noqa: PLR0913
+    daprd: Path, app: AppSpec, label: str, ports: InstancePorts, platform: Platform, logs: Path, env: Mapping[str, str]
+) -> Service:
+    """The daprd of one replica; ready when `/v1.0/healthz` says so, which includes that the app's port is open."""
+    command = [
+        str(daprd),
+        f"--app-id={app.app_id}",
+        f"--app-protocol={app.protocol}",
+        f"--dapr-http-port={ports.http}",
+        f"--dapr-grpc-port={ports.grpc}",
+        f"--dapr-listen-addresses={LOOPBACK}",
+        f"--dapr-internal-grpc-port={ports.internal}",
+        f"--dapr-internal-grpc-listen-address={LOOPBACK}",
+        f"--metrics-port={ports.metrics}",
+        f"--metrics-listen-address={LOOPBACK}",
+        f"--placement-host-address={platform.placement}",
+        f"--scheduler-host-address={platform.scheduler}",
+        f"--dapr-graceful-shutdown-seconds={SHUTDOWN_SECONDS}",
+        "--log-as-json",
+        *(f"--resources-path={folder}" for folder in app.resources),
+        *(f"--config={file}" for file in (app.config, platform.name_resolution) if file),
+        *_options(app),
+    ]
+    if ports.app:
+        command += [f"--app-port={ports.app}", f"--app-channel-address={LOOPBACK}", *_health(app)]
+    spec = ProcessSpec(
+        f"{label}'s sidecar", tuple(command), {**env, "DAPR_HOST_IP": LOOPBACK}, logs, logs / f"{label}.daprd.log",
+        grace=SHUTDOWN_SECONDS + 5,
+    )  # fmt: skip
+    return Service(
+        spec,
+        partial(http_ok, ports.http, "/v1.0/healthz"),
+        "/v1.0/healthz is not 204",
+        within=60,
+        ports=(ports.http, ports.grpc, ports.internal, ports.metrics),
+    )
+
+
+def _options(app: AppSpec) -> list[str]:
+    given = {
+        "log-level": app.log_level,
+        "app-max-concurrency": app.max_concurrency,
+        "max-body-size": app.max_body_size,
+        "read-buffer-size": app.read_buffer_size,
+    }
+    options = [f"--{flag}={value}" for flag, value in given.items() if value is not None]
+    return [*options, "--enable-api-logging"] if app.api_logging else options
+
+
+def _health(app: AppSpec) -> list[str]:
+    if app.health is None:
+        return []
+    given = {
+        "app-health-check-path": app.health.path,
+        "app-health-probe-interval": app.health.interval_seconds,
+        "app-health-probe-timeout": app.health.timeout_milliseconds,
+        "app-health-threshold": app.health.threshold,
+    }
+    return ["--enable-app-health-check", *(f"--{flag}={value}" for flag, value in given.items() if value is not None)]

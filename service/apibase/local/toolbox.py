@@ -1,0 +1,60 @@
+"""The programs that a stack needs, found or made in a thread, so that signals are heard meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from apibase.local import binaries
+from apibase.local.errors import StackError
+
+_T = TypeVar("_T")
+
+
+class _Stopped(Exception):  # noqa: N818  (no error: it unwinds the thread)
+    """The stack does not want the programs any more."""
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """Programs by kind; a backend is None where it is not needed."""
+
+    dapr: binaries.DaprBinaries
+    postgres: binaries.PostgresBinaries | None = None
+    redis: binaries.RedisBinaries | None = None
+
+
+async def find_tools(*, postgres: bool, redis: bool, progress: Callable[[str], None]) -> Toolbox:
+    """Find the programs, or make them, which takes minutes the first time. `StackError` says what is missing.
+
+    `progress` is called on the event loop. When the caller is cancelled, a build that runs is ended first.
+    """
+    return Toolbox(
+        dapr=await _in_thread(binaries.dapr_binaries, progress),
+        postgres=await _in_thread(binaries.postgres_binaries, progress) if postgres else None,
+        redis=await _in_thread(binaries.redis_binaries, progress) if redis else None,
+    )
+
+
+async def _in_thread(find: Callable[..., _T], progress: Callable[[str], None]) -> _T:
+    loop = asyncio.get_running_loop()
+    stopped = threading.Event()
+
+    def tell(text: str) -> None:
+        if stopped.is_set():
+            raise _Stopped
+        loop.call_soon_threadsafe(progress, text)
+
+    task = asyncio.ensure_future(asyncio.to_thread(partial(find, progress=tell)))
+    try:
+        return await asyncio.shield(task)
+    except binaries.ToolMissing as error:
+        raise StackError(str(error)) from error
+    except asyncio.CancelledError:
+        stopped.set()
+        await asyncio.wait([task])
+        raise

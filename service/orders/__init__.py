@@ -1,0 +1,1 @@
+"""The orders service: takes orders, has them paid at `payments`, tells how they stand."""

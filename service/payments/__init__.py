@@ -1,0 +1,1 @@
+"""The payments service: an idempotent ledger of payments in front of a payment provider."""

@@ -1,0 +1,67 @@
+"""Fetch the contracts that ours import into .protos/, where buf and the generator read them; nothing is fetched twice.
+
+`buf/validate` comes from its Go module, pinned with its checksum in tools/protos; `google/type` and `google/rpc` come
+from the installed googleapis-common-protos.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distribution, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / ".protos"
+MODULE = "github.com/bufbuild/protovalidate"
+
+
+def fetch_protovalidate(target: Path) -> None:
+    """Copy `buf/validate/validate.proto` out of the module that tools/protos/go.mod names."""
+    from apibase.local.dapr_build import go_executable
+
+    module = ROOT / "tools" / "protos"
+    env = {**os.environ, "GOFLAGS": "-mod=readonly", "GONOSUMDB": "*", "GOTOOLCHAIN": "local"}
+    done = subprocess.run(
+        [str(go_executable()), "mod", "download", "-json", MODULE], cwd=module, env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"fetch_protos: go could not download {MODULE}:\n{done.stdout}{done.stderr}")
+    source = Path(json.loads(done.stdout)["Dir"]) / "proto" / "protovalidate" / "buf" / "validate" / "validate.proto"
+    destination = target / "buf" / "validate"
+    destination.mkdir(parents=True)
+    shutil.copyfile(source, destination / "validate.proto")
+
+
+def fetch_googleapis(target: Path) -> None:
+    """Copy the google/type and google/rpc contracts out of the installed package."""
+    for file in distribution("googleapis-common-protos").files or ():
+        if file.suffix == ".proto" and file.parts[:2] in {("google", "type"), ("google", "rpc")}:
+            destination = target / Path(*file.parts)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(str(file.locate())), destination)
+
+
+def main() -> None:
+    """Fetch what is missing or of another version than the pinned one."""
+    wanted = {
+        "protovalidate": ((ROOT / "tools" / "protos" / "go.sum").read_text(), fetch_protovalidate),
+        "googleapis": (version("googleapis-common-protos"), fetch_googleapis),
+    }
+    for name, (stamp, fetch) in wanted.items():
+        target = TARGET / name
+        stamp_file = TARGET / f"{name}.stamp"
+        if target.is_dir() and stamp_file.is_file() and stamp_file.read_text() == stamp:
+            continue
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        fetch(target)
+        stamp_file.write_text(stamp)
+        print(f"fetched the {name} contracts")
+
+
+if __name__ == "__main__":
+    main()
