@@ -23,3 +23,58 @@ $(STAMP): requirements.lock tools/uv/requirements.txt pyproject.toml
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+.PHONY: lock
+lock: $(STAMP) ## Lock the newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra local --group dev pyproject.toml -o requirements.lock
+
+.PHONY: demo
+demo: $(STAMP) ## Run the reference system on real sidecars, place the orders of the demo file, and check what becomes of them
+	@$(BIN)/apibase demo $(ARGS)
+
+.PHONY: up
+up: $(STAMP) ## Run the reference system until Ctrl-C
+	@$(BIN)/apibase up $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## Unit tests, contract and sidecar tests on daprd 1.18
+	@$(BIN)/python -m apibase.local.binaries
+	@$(BIN)/pytest -m "not full" $(ARGS)
+
+.PHONY: test-full
+test-full: $(STAMP) ## Everything, and the time that each part takes
+	@$(BIN)/python -m apibase.local.binaries
+	@$(BIN)/pytest --durations=15 $(ARGS)
+
+.PHONY: criteria
+criteria: $(STAMP) ## The table of all criteria with the tests that carry them
+	@$(BIN)/pytest --collect-only --quiet --criteria tests
+
+.PHONY: protos
+protos: $(STAMP) ## Fetch the contracts that ours import, for buf and the generator
+	@$(BIN)/python tools/fetch_protos.py
+
+.PHONY: gen
+gen: protos ## Generate the Python code and descriptors of the contracts
+	@$(BIN)/apibase gen --protos protos --protos .protos/protovalidate --out generated
+
+.PHONY: format
+format: $(STAMP) ## Format code and contracts
+	@$(BIN)/ruff format service tests tools
+	@$(BIN)/ruff check --fix --quiet service tests tools || true
+	@$(BIN)/buf format --write protos
+
+.PHONY: check
+check: protos ## Lint, types, layers, contracts, and that generating again changes nothing
+	$(BIN)/ruff format --check --quiet service tests tools
+	$(BIN)/ruff check --quiet service tests tools
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code protos
+	$(BIN)/python tools/buf_breaking.py
+	$(BIN)/apibase gen --protos protos --protos .protos/protovalidate --out generated --check
+
+.PHONY: clean
+clean: ## Remove what was made here, but not the cache of binaries
+	rm -rf $(VENV) .protos .apibase .pytest_cache .mypy_cache .ruff_cache dist

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from loguru import logger
 
-from apibase.app_channel import AppChannelServicer
+from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
 from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateManager
 from apibase.contract import ContractError, servicer_contract
 from apibase.errors import SidecarError
@@ -90,7 +89,9 @@ class App:
         server = grpc.aio.server(options=options)
         for service, servicer in self._services:
             server.add_generic_rpc_handlers((rpc_handlers(service, servicer),))
-        appcallback_pb2_grpc.add_AppCallbackServicer_to_server(AppChannelServicer(self._routes), server)  # type: ignore[no-untyped-call]
+        channel = AppChannelServicer(self._routes)
+        appcallback_pb2_grpc.add_AppCallbackServicer_to_server(channel, server)  # type: ignore[no-untyped-call]
+        appcallback_pb2_grpc.add_AppCallbackAlphaServicer_to_server(AppChannelAlphaServicer(channel), server)  # type: ignore[no-untyped-call]
         appcallback_pb2_grpc.add_AppCallbackHealthCheckServicer_to_server(AppHealthServicer(self.health), server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         names = tuple(service.full_name for service, _ in self._services)
@@ -136,17 +137,16 @@ class App:
         waiting = asyncio.ensure_future(ended.wait())
         try:
             await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done() and not ended.is_set():
+            if starting.done():
                 starting.result()
-                await waiting
+            await waiting
         except (SidecarError, OSError) as error:
             logger.error("{} could not start: {}", self.settings.app_id, error)
             return 1
         finally:
-            for task in (starting, waiting):
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, SidecarError, OSError):
-                await starting
+            starting.cancel()
+            waiting.cancel()
+            await asyncio.gather(starting, waiting, return_exceptions=True)
             if received:
                 logger.info("{} received {}: draining for at most {:.0f} s", self.settings.app_id, received[0].name, self.settings.drain_timeout)
             await self.stop()

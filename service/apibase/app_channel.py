@@ -7,6 +7,7 @@ daprd would acknowledge and lose it. A binding event that fails answers with the
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-_Verdict = appcallback_pb2.TopicEventResponse.TopicEventResponseStatus
+_Verdict = appcallback_pb2.TopicEventResponse
 SUCCESS = appcallback_pb2.TopicEventResponse.SUCCESS
 RETRY = appcallback_pb2.TopicEventResponse.RETRY
 DROP = appcallback_pb2.TopicEventResponse.DROP
 
+_TRACE_KEYS = frozenset({"traceparent", "tracestate"})
 _PROTOBUF_TYPES = frozenset({"application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf"})
 
 
@@ -70,60 +72,64 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         self, request: appcallback_pb2.TopicEventRequest, context: Context
     ) -> appcallback_pb2.TopicEventResponse:
         """Handle one event and give the verdict."""
-        extensions = json_format.MessageToDict(request.extensions)
-        headers = _headers(context)
-        # daprd's own header carries the span of its delivery; the event's extension that of its publisher.
-        carrier = {**headers, **{key: value for key, value in extensions.items() if isinstance(value, str)}}
-        event = EventContext(
-            kind="topic",
-            source=request.source,
-            id=request.id,
-            type=request.type,
-            pubsub_name=request.pubsub_name,
-            topic=request.topic,
-            content_type=request.data_content_type,
-            extensions=extensions,
-            headers=headers,
-        )
-        with call_context(carrier):
-            route = self._routes.topic(request.pubsub_name, request.topic, request.type)
-            if route is None:
-                logger.bind(event_id=request.id).debug(
-                    "no handler listens to {} on topic {!r} of {!r}; acknowledged", request.type, request.topic, request.pubsub_name
-                )
-                return appcallback_pb2.TopicEventResponse(status=SUCCESS)
-            return appcallback_pb2.TopicEventResponse(status=await self._topic_verdict(route, request.data, event, context))
+        event = _topic_event(request, request.pubsub_name, request.topic, _headers(context))
+        return appcallback_pb2.TopicEventResponse(status=await self._deliver(event, request.data, context))
 
-    async def _topic_verdict(self, route: Route, data: bytes, event: EventContext, context: Context) -> _Verdict:
+    async def OnBulkTopicEvent(  # noqa: N802 - Dapr's name
+        self, request: appcallback_pb2.TopicEventBulkRequest, context: Context
+    ) -> appcallback_pb2.TopicEventBulkResponse:
+        """Handle a batch concurrently, with a verdict for each entry: a missing one would count as RETRY."""
+        headers = _headers(context)
+
+        async def entry_status(entry: appcallback_pb2.TopicEventBulkRequestEntry) -> appcallback_pb2.TopicEventBulkResponseEntry:
+            if entry.HasField("cloud_event"):
+                event = _topic_event(entry.cloud_event, request.pubsub_name, request.topic, headers, entry.metadata)
+                status = await self._deliver(event, entry.cloud_event.data, context)
+            else:
+                logger.warning("dropped a raw entry of topic {!r} of {!r}: no CloudEvent", request.topic, request.pubsub_name)
+                status = DROP
+            return appcallback_pb2.TopicEventBulkResponseEntry(entry_id=entry.entry_id, status=status)
+
+        return appcallback_pb2.TopicEventBulkResponse(statuses=await asyncio.gather(*map(entry_status, request.entries)))
+
+    async def _deliver(self, event: EventContext, data: bytes, context: Context) -> _Verdict.TopicEventResponseStatus.ValueType:
+        with call_context(_carrier(event)):
+            route = self._routes.topic(event.pubsub_name, event.topic, event.type)
+            if route is None:
+                logger.bind(event_id=event.id).debug(
+                    "no handler listens to {} on topic {!r} of {!r}; acknowledged", event.type, event.topic, event.pubsub_name
+                )
+                return SUCCESS
+            return await self._verdict(route, data, event, context)
+
+    async def _verdict(self, route: Route, data: bytes, event: EventContext, context: Context) -> _Verdict.TopicEventResponseStatus.ValueType:
         started = time.perf_counter()
         token = deadline.set_remaining(context.time_remaining())
-        verdict, reason = RETRY, "cancelled"
+        verdict: _Verdict.TopicEventResponseStatus.ValueType = RETRY
+        reason = "cancelled"
         try:
-            verdict, reason = SUCCESS, ""
             await route.handler(_decode(route, data, event.content_type), event)
-        except Drop as error:
-            verdict, reason = DROP, error.reason
-        except InvalidRequest as error:
+        except (Drop, InvalidRequest) as error:
             verdict, reason = DROP, str(error)
-        except Retry as error:
+        except (Retry, ServiceError) as error:
             verdict, reason = RETRY, str(error) or "asked for"
-        except ServiceError as error:
-            verdict, reason = RETRY, str(error)
         except Exception as error:  # noqa: BLE001 - the border: an event never fails the call
             verdict, reason = RETRY, f"unexpected {type(error).__name__}"
             logger.opt(exception=error).error("{} failed with an unexpected {}", route.name, type(error).__name__)
+        else:
+            verdict, reason = SUCCESS, ""
         finally:
             deadline.reset(token)
             logger.bind(
                 logger="apibase.event",
                 method=route.name,
-                verdict=_Verdict.Name(verdict),
+                verdict=_Verdict.TopicEventResponseStatus.Name(verdict),
                 event_id=event.id,
                 topic=event.topic,
                 pubsub_name=event.pubsub_name,
                 **({"reason": reason} if reason else {}),
                 duration_ms=round((time.perf_counter() - started) * 1000, 3),
-            ).log("INFO" if verdict == SUCCESS else "WARNING", "{} {}", route.name, _Verdict.Name(verdict))
+            ).log("INFO" if verdict == SUCCESS else "WARNING", "{} {}", route.name, _Verdict.TopicEventResponseStatus.Name(verdict))
         return verdict
 
     async def OnBindingEvent(  # noqa: N802 - Dapr's name
@@ -168,6 +174,57 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         if failure:
             status = rpc_status.to_status(to_status(failure, domain=route.name.rpartition(".")[0].rpartition(".")[0]))
             await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+class AppChannelAlphaServicer(appcallback_pb2_grpc.AppCallbackAlphaServicer):
+    """Serves `AppCallbackAlpha`, the names under which Dapr 1.14 makes the same calls."""
+
+    def __init__(self, stable: AppChannelServicer) -> None:
+        self._stable = stable
+
+    async def OnBulkTopicEventAlpha1(  # noqa: N802 - Dapr's name
+        self, request: appcallback_pb2.TopicEventBulkRequest, context: Context
+    ) -> appcallback_pb2.TopicEventBulkResponse:
+        """Do what `OnBulkTopicEvent` does."""
+        return await self._stable.OnBulkTopicEvent(request, context)
+
+
+def _topic_event(
+    request: appcallback_pb2.TopicEventRequest | appcallback_pb2.TopicEventCERequest,
+    pubsub_name: str,
+    topic: str,
+    headers: Mapping[str, str],
+    metadata: Mapping[str, str] | None = None,
+) -> EventContext:
+    return EventContext(
+        kind="topic",
+        source=request.source,
+        id=request.id,
+        type=request.type,
+        pubsub_name=pubsub_name,
+        topic=topic,
+        content_type=request.data_content_type,
+        extensions=json_format.MessageToDict(request.extensions),
+        metadata=dict(metadata or {}),
+        headers=headers,
+    )
+
+
+def _carrier(event: EventContext) -> Mapping[str, str]:
+    """Return the headers that hold the event's trace.
+
+    The event's own `traceparent` names its publisher; daprd's header, where it continues that trace, the delivery.
+    """
+    published = event.extensions.get("traceparent")
+    if not isinstance(published, str) or not _trace_id(published).strip("0"):
+        return event.headers
+    if _trace_id(event.headers.get("traceparent", "")) == _trace_id(published):
+        return event.headers
+    return {**event.headers, **{key: value for key, value in event.extensions.items() if key in _TRACE_KEYS and isinstance(value, str)}}
+
+
+def _trace_id(traceparent: str) -> str:
+    return traceparent[3:35]
 
 
 def _headers(context: Context) -> Mapping[str, str]:

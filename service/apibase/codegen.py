@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto
+
+from apibase.contract import LISTENER_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -71,7 +73,8 @@ def _protoc(contracts: dict[str, Path], roots: Sequence[Path], imports: Path, ou
     runs = [
         [
             f"--python_out={out}",
-            f"--pyi_out={out}",
+            f"--plugin=protoc-gen-mypy={plugins / 'protoc-gen-mypy'}",
+            f"--mypy_out=quiet:{out}",
             f"--descriptor_set_out={out / DESCRIPTORS}",
             "--include_source_info",
             "--include_imports",
@@ -86,6 +89,28 @@ def _protoc(contracts: dict[str, Path], roots: Sequence[Path], imports: Path, ou
         )
         if done.returncode:
             raise CodegenError((done.stderr or done.stdout).strip())
+    for name in services:
+        _type_listeners(name, out)
+
+
+def _type_listeners(contract: str, out: Path) -> None:
+    """Give the listeners of a contract's servicers their own context in the stub: an `EventContext`, not gRPC's."""
+    descriptors = FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes())
+    file = next(file for file in descriptors.file if file.name == contract)
+    listening = [service.name for service in file.service if any(_is_listener(method) for method in service.method)]
+    if not listening:
+        return
+    stub = out / f"{contract.removesuffix('.proto')}_pb2_grpc.pyi"
+    text = stub.read_text()
+    for name in listening:
+        start = text.index(f"class {name}Servicer(")
+        end = text.find("\ndef add_", start)
+        text = text[:start] + text[start:end].replace("context: _ServicerContext", "context: _EventContext") + text[end:]
+    stub.write_text(text.replace("from collections import abc as _abc\n", "from apibase import EventContext as _EventContext\nfrom collections import abc as _abc\n", 1))
+
+
+def _is_listener(method: MethodDescriptorProto) -> bool:
+    return any(method.options.HasExtension(extension) for extension in LISTENER_OPTIONS)
 
 
 def _installed_imports(contracts: dict[str, Path]) -> FileDescriptorSet:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
+# The options that make a method a listener.
+LISTENER_OPTIONS = (annotations_pb2.topic, annotations_pb2.binding)
+
+
 class ContractError(RuntimeError):
     """The contract contradicts itself or the code; the message names the contract's file, element and remedy."""
 
@@ -78,20 +82,16 @@ def listeners(service: ServiceDescriptor) -> list[Listener]:
 def _listener(method: MethodDescriptor) -> Listener | None:
     options = method.GetOptions()
     where = f"{method.containing_service.file.name}: {method.full_name}"
-    kinds = [
-        extension
-        for extension in (annotations_pb2.topic, annotations_pb2.binding)
-        if options.HasExtension(extension)
-    ]
-    if not kinds:
+    is_topic, is_binding = (options.HasExtension(option) for option in LISTENER_OPTIONS)
+    if not is_topic and not is_binding:
         return None
-    if len(kinds) > 1:
+    if is_topic and is_binding:
         message = f"{where} is both a topic and a binding listener; make it two methods"
         raise ContractError(message)
     if method.client_streaming or method.server_streaming:
         message = f"{where} is a listener and streams; Dapr delivers one event a call, so take `stream` away"
         raise ContractError(message)
-    if kinds[0] is annotations_pb2.binding:
+    if is_binding:
         binding = options.Extensions[annotations_pb2.binding]
         _require(where, "binding", name=binding.name)
         return BindingListener(method, binding.name)

@@ -99,7 +99,7 @@ class _Border:
 
     def __init__(self, method: MethodDescriptor) -> None:
         self.name = method.full_name
-        self.domain = method.file.package
+        self.domain = method.containing_service.file.package
 
     def call(self, context: Context) -> _Call:
         return _Call(self, context)

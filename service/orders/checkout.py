@@ -16,7 +16,6 @@ from orders.errors import order_closed
 from orders.store import is_open
 
 if TYPE_CHECKING:
-    from shop.orders.v1.order_pb2 import OrderStatus
     from shop.orders.v1.storage_pb2 import OrderRecord
     from shop.payments.v1.service_pb2_grpc import PaymentServiceAsyncStub
 
@@ -80,7 +79,7 @@ class Checkout:
             logger.bind(order_id=order_id).error("payment captured for an order that is {}", ended_before[-1])
         return record
 
-    async def close(self, order_id: str, closing_as: OrderStatus, *, reason: str) -> OrderRecord | None:
+    async def close(self, order_id: str, closing_as: order_pb2.OrderStatus.ValueType, *, reason: str) -> OrderRecord | None:
         """Void an order's payment and end it as CANCELLED or EXPIRED; None where there is no such order.
 
         Raises FAILED_PRECONDITION when the order ended otherwise, or its payment is captured.
@@ -120,7 +119,7 @@ class Checkout:
         assert record is not None  # noqa: S101 - it was there when the close began, and rows are never deleted
         raise order_closed(record.order)
 
-    async def _move(self, record: OrderRecord, status: OrderStatus, *, reason: str = "") -> OrderRecord:
+    async def _move(self, record: OrderRecord, status: order_pb2.OrderStatus.ValueType, *, reason: str = "") -> OrderRecord:
         """Move an open order on, and return it as it is then; one that ended in between stays as it is."""
         nonce = record.nonce
 

@@ -115,7 +115,7 @@ class PaymentService(service_pb2_grpc.PaymentServiceServicer):
         return True
 
 
-def _enter(payment: payment_pb2.Payment, status: payment_pb2.PaymentStatus) -> None:
+def _enter(payment: payment_pb2.Payment, status: payment_pb2.PaymentStatus.ValueType) -> None:
     """Put a payment into a status, with an entry that says when."""
     at = Timestamp()
     at.GetCurrentTime()

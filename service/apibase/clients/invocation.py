@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import grpc
 
     from apibase.clients._transport import Sidecar
 
@@ -18,7 +20,7 @@ class ServiceInvocationClient:
     def __init__(self, sidecar: Sidecar) -> None:
         self._sidecar = sidecar
 
-    def client(self, stub: Callable[[Any], S], *, app_id: str) -> S:
+    def client(self, stub: Callable[[grpc.aio.Channel], S], *, app_id: str) -> S:
         """Return a generated stub whose every call goes to the app `app_id`.
 
         Calls carry `dapr-app-id` (and `dapr-stream` on streaming methods), the trace context, and what is left of the

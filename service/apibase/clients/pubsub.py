@@ -9,11 +9,14 @@ from google.protobuf import json_format
 
 from apibase.clients._transport import sidecar_call
 from apibase.contract import event_options
+from apibase.observability import outbound_headers
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from apibase.clients._transport import Sidecar
+
+_TRACE_HEADERS = frozenset({"traceparent", "tracestate"})
 
 
 class PubSubPublisher:
@@ -31,6 +34,8 @@ class PubSubPublisher:
         options = event_options(event)
         event_id = id or str(uuid.uuid4())
         metadata = {"cloudevent.id": event_id, "cloudevent.type": event.DESCRIPTOR.full_name}
+        # daprd puts the trace of this call on the event only while it traces itself; this does in any case.
+        metadata.update((f"cloudevent.{key}", value) for key, value in outbound_headers().items() if key in _TRACE_HEADERS)
         if subject is not None:
             metadata["cloudevent.subject"] = subject
         call = self._sidecar.client.publish_event(

@@ -36,9 +36,9 @@ def cache_folder() -> Path:
 def ensure(key: str, files: Iterable[str], make: Callable[[Path], Path], what: str, progress: Progress) -> Path:
     """Return the cache's folder `key`, made first if it isn't there or lacks one of `files`, which are executables.
 
-    `make` gets an empty scratch folder and returns the finished one inside it, which is then renamed into place: whenever
-    the process is killed, the next call starts from nothing or finds the whole. Of several processes (or threads) one
-    makes it while the others wait, say so every few seconds, and use the result.
+    `make` gets an empty scratch folder and returns the finished one inside it, which is then renamed into place: at
+    whatever moment the process is killed, the next call starts from nothing or finds the whole. Of several processes
+    (or threads) one makes it while the others wait, say so every few seconds, and use the result.
 
     Raises `ToolMissing` when the cache folder can't be written, and whatever `make` raises.
     """
@@ -89,7 +89,10 @@ def _fill(folder: Path, files: Iterable[str], make: Callable[[Path], Path]) -> N
 
 @contextmanager
 def _locked(file: Path, what: str, progress: Progress) -> Iterator[None]:
-    """Hold an exclusive lock on `file`; the kernel frees it when the holder dies. The file stays: removing it would race."""
+    """Hold an exclusive lock on `file`, which the kernel frees when the holder dies.
+
+    The file stays: whoever removed it would let two in.
+    """
     with file.open("a") as handle:
         started = time.monotonic()
         due = started

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apibase.local import launch
@@ -15,6 +14,7 @@ from apibase.local.report import EVERY_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 _TAIL_LINES = 15
 _PATIENCE_SECONDS = 3.0
@@ -30,9 +30,9 @@ def run_logged(
 ) -> int:
     """Run a command with its output appended to `log`, and return its exit code.
 
-    `tick` is called every few seconds with the seconds so far and what the command wrote so far. When it raises, or Ctrl-C
-    arrives, the command is ended first. It stays in our process group, so that a terminal's Ctrl-C reaches it even when
-    this runs in a thread; on Linux the kernel ends it should we be killed.
+    `tick` is called every few seconds with the seconds so far and what the command wrote so far. When it raises, or
+    Ctrl-C arrives, the command is ended first. It stays in our process group, so that a terminal's Ctrl-C reaches it
+    even when this runs in a thread; on Linux the kernel ends it should we be killed.
     """
     # The launcher ties the command's life to ours without running Python code between fork and exec.
     launcher = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(signal.SIGTERM)), "", ""]

@@ -9,7 +9,6 @@ import re
 import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apibase.local.cache import cache_folder, ensure
@@ -21,13 +20,15 @@ from apibase.local.pinned import digest, host_platform, tools_folder
 from apibase.local.report import Progress, ToolMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
 COMMANDS = ("scheduler", "placement", "sentry", "daprd")
 """What is built, in this order: daprd last, because it takes longer than the others together."""
 
 _TAGS = "allcomponents"  # `stablecomponents` lacks some that we use; without a tag daprd panics at its start.
 _LINK = "-s -w -X github.com/dapr/dapr/pkg/buildinfo.version={0} -X github.com/dapr/kit/logger.DaprVersion={0}"
+_OTHERWISE = "`dapr init --slim --runtime-version {}` installs it, APIBASE_DAPR_BIN names a folder that has it"
 _REQUIRED = re.compile(r"^\s*(?:require\s+)?github\.com/dapr/dapr v(\S+)", re.MULTILINE)
 _GO_LINE = re.compile(r"^go (\S+)$", re.MULTILINE)
 
@@ -39,6 +40,11 @@ class DaprModule:
     folder: Path
     version: str
     go: Version
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """The module's two files; `go.sum` has a hash for everything that the build reads."""
+        return self.folder / "go.mod", self.folder / "go.sum"
 
 
 def dapr_module(series: str) -> DaprModule:
@@ -60,85 +66,83 @@ def dapr_module(series: str) -> DaprModule:
 
 
 def build_dapr(module: DaprModule, progress: Progress, commands: Sequence[str] = COMMANDS) -> Path:
-    """Return the cache folder with the executables `commands`, built first if it isn't there: 4 to 8 minutes on 2 cores.
+    """Return the cache folder with the executables `commands`, built first if it isn't there.
 
-    Raises `ToolMissing` when there is no Go to build with, or when a build fails: then with the last lines of its output.
+    All four take 4 to 8 minutes on 2 cores, downloads included. Raises `ToolMissing` when there is no Go to build with,
+    or when a build fails: then with the last lines of its output.
     """
-    files = [module.folder / "go.mod", module.folder / "go.sum"]
     recipe = f"{_TAGS} {_LINK} {' '.join(commands)}"
     names = "dapr" if tuple(commands) == COMMANDS else f"dapr-{'-'.join(commands)}"
-    key = "-".join((names, module.version, digest(files, recipe), *host_platform()))
+    key = "-".join((names, module.version, digest(module.files, recipe), *host_platform()))
     what = f"Dapr {module.version}"
+    caches = cache_folder() / f"{key}.go"
 
     def make(scratch: Path) -> Path:
         try:
             go = find_go(module.go, progress)
         except ToolMissing as error:
-            raise ToolMissing(f"{what} is not installed and can't be built: {error}") from error
-        build = _Build(module, go, scratch, cache_folder() / key, progress)
-        return build.run(files, commands)
+            message = f"{what} is not installed and can't be built: {error}; {_OTHERWISE.format(module.version)}"
+            raise ToolMissing(message) from error
+        env = build_environment(go, caches, scratch)
+        return _Build(module, go, env, scratch, cache_folder() / f"{key}.log", progress).run(commands)
 
-    return ensure(key, commands, make, what, progress)
+    folder = ensure(key, commands, make, what, progress)
+    if caches.exists():
+        progress(f"{what}: removing the modules and packages that only the build needed")
+        shutil.rmtree(caches, ignore_errors=True)
+    return folder
 
 
+@dataclass(frozen=True)
 class _Build:
-    """One build in a scratch folder; its log and, for a Go of ours, its caches lie beside the folder to be."""
+    """One build in a scratch folder, with its log beside the folder to be."""
 
-    def __init__(self, module: DaprModule, go: Go, scratch: Path, place: Path, progress: Progress) -> None:  # noqa: PLR0913, PLR0917
-        self._what = f"Dapr {module.version}"
-        self._version = module.version
-        self._go = go
-        self._scratch = scratch
-        self._log = place.with_name(f"{place.name}.log")
-        self._caches = place.with_name(f"{place.name}.go")
-        self._progress = progress
+    module: DaprModule
+    go: Go
+    env: dict[str, str]
+    scratch: Path
+    log: Path
+    progress: Progress
 
-    def run(self, files: Sequence[Path], commands: Sequence[str]) -> Path:
-        out = self._scratch / "bin"
-        source = self._scratch / "module"
-        for folder in (out, source):
-            folder.mkdir()
-        for file in files:
+    def run(self, commands: Sequence[str]) -> Path:
+        out = self.scratch / "bin"
+        source = self.scratch / "module"
+        out.mkdir()
+        source.mkdir()
+        for file in self.module.files:
             shutil.copyfile(file, source / file.name)
-        self._log.unlink(missing_ok=True)
-        env = build_environment(self._go, self._caches, self._scratch)
-        self._progress(
-            f"{self._what}: building from source with Go {self._go.version}, once; 4 to 8 minutes on 2 cores"
-        )
+        self.log.unlink(missing_ok=True)
+        what = f"Dapr {self.module.version}"
+        self.progress(f"{what}: building it from source, once, with Go {self.go.version}")
         for number, command in enumerate(commands, 1):
-            self._build(command, f"{command} ({number} of {len(commands)})", source, out, env)
-        shutil.rmtree(self._caches, ignore_errors=True)
+            started = time.monotonic()
+            label = f"{what}: {command}, {number} of {len(commands)}"
+            self.progress(f"{label}: building")
+            if code := self._build(command, label, source, out):
+                failed = f"{what} can't be built: go ended with {code} at {command}"
+                message = f"{failed}; {_OTHERWISE.format(self.module.version)}"
+                raise ToolMissing(with_tail(message, self.log, tail(self.log)))
+            self.progress(f"{label}: done in {time.monotonic() - started:.0f} s")
         return out
 
-    def _build(self, command: str, label: str, source: Path, out: Path, env: dict[str, str]) -> None:  # noqa: PLR0913, PLR0917
+    def _build(self, command: str, label: str, source: Path, out: Path) -> int:
         package = f"github.com/dapr/dapr/cmd/{command}"
-        started = time.monotonic()
-        self._progress(f"{self._what}: {label}: building")
-        code = run_logged(
-            [self._go.executable, "build", "-v", "-mod=readonly", "-trimpath", "-tags", _TAGS]
-            + ["-ldflags", _LINK.format(self._version), "-o", out / command, package],
+        flags = ["-v", "-mod=readonly", "-trimpath", "-tags", _TAGS, "-ldflags", _LINK.format(self.module.version)]
+        return run_logged(
+            [self.go.executable, "build", *flags, "-o", out / command, package],
             cwd=source,
-            env=env,
-            log=self._log,
-            tick=self._tick(label, package),
-        )
-        if code:
-            failed = f"{self._what}: building {command} failed (go ended with {code})"
-            raise ToolMissing(with_tail(failed, self._log, tail(self._log)))
-        self._progress(f"{self._what}: {label}: done in {time.monotonic() - started:.0f} s")
-
-    def _tick(self, label: str, package: str) -> Callable[[float, str], None]:
-        return lambda elapsed, output: self._progress(
-            f"{self._what}: {label}: {phase(output, package)}, {elapsed:.0f} s"
+            env=self.env,
+            log=self.log,
+            tick=lambda elapsed, output: self.progress(f"{label}: {phase(output, package)}, {elapsed:.0f} s"),
         )
 
 
 def phase(output: str, package: str) -> str:
-    """Say what `go build -v` is doing, from what it wrote so far: modules that it downloads, then packages as they compile."""
+    """Say what `go build -v` is at, from what it wrote: modules as it downloads them, then packages as it compiles."""
     lines = output.splitlines()
     downloads = sum(line.startswith("go: downloading ") for line in lines)
     if not lines:
-        return "looking at what is to be built"
+        return "reading the module graph"
     if lines[-1].startswith("go: "):
         return f"downloading modules, {downloads} so far"
     if lines[-1] == package:

@@ -26,7 +26,7 @@ _NEEDED = ("daprd", "placement", "scheduler")
 class DaprBinaries:
     """Dapr's executables, of one version, and where they come from.
 
-    `sentry` is None where an installation has none (`dapr init --slim` installs the others only): `sentry_binary` gets it.
+    `sentry` is None where an installation has none, as `dapr init --slim` leaves it: `sentry_binary` gets one.
     """
 
     version: str
@@ -40,8 +40,9 @@ class DaprBinaries:
 def dapr_binaries(series: str = SERIES, progress: Progress = to_stderr) -> DaprBinaries:
     """Return daprd, placement and scheduler of a series, building them once if they aren't there (4 to 8 minutes).
 
-    In this order: the folder that `APIBASE_DAPR_BIN` names, of whatever patch version; an installation, that is a folder on
-    PATH or `~/.dapr/bin`, which has all three of one released version, not older than the one that is built here; the cache.
+    In this order: the folder that `APIBASE_DAPR_BIN` names, of whatever patch version; an installation, that is a
+    folder on PATH or `~/.dapr/bin` which has all three, of one released version that is not older than the one that is
+    built here (everything is tested with that one); the cache.
 
     Raises `ToolMissing`, with the way to get it, when there is none and it can't be built.
     """
@@ -61,7 +62,7 @@ def dapr_binaries(series: str = SERIES, progress: Progress = to_stderr) -> DaprB
 
 
 def sentry_binary(dapr: DaprBinaries, progress: Progress = to_stderr) -> Path:
-    """Return the sentry to use with these executables: their own, else one of the same series, built once (about a minute).
+    """Return the sentry for these executables: their own, else one of the same series, built once (a minute or two).
 
     Raises `ToolMissing` as `dapr_binaries` does.
     """
@@ -86,7 +87,7 @@ def _explicit(folder: Path, series: str) -> DaprBinaries:
 
 
 def _installations() -> Iterator[Path]:
-    """The folders with a daprd: those of PATH, what links there lead to, and the Dapr CLI's."""
+    """Yield the folders with a daprd: those of PATH, what links there lead to, and the Dapr CLI's."""
     seen = set()
     cli = Path("~/.dapr/bin/daprd").expanduser()
     for daprd in (*on_path("daprd"), *([cli] if is_executable(cli) else [])):
@@ -97,7 +98,7 @@ def _installations() -> Iterator[Path]:
 
 
 def _strangers(folder: Path, version: str) -> list[str]:
-    """The needed executables that aren't Dapr's own of this version: only daprd can be asked, the others are read."""
+    """Return which of the executables beside daprd aren't Dapr's of this version: they can't be asked, but read."""
     return [name for name in _NEEDED if name != "daprd" and not _is_dapr(folder / name, version)]
 
 

@@ -33,7 +33,7 @@ class ChildDied(StackError):
         self.how = how
         self.log_path = log_path
         self.tail = tail
-        super().__init__(f"{name} ended: {how}")
+        super().__init__(with_tail(f"{name} ended: {how}", log_path, tail))
 
 
 def with_tail(message: str, log_path: Path | None, tail: list[str]) -> str:

@@ -1,6 +1,6 @@
 """Reading what Go's linker writes into every executable: which program it is and of which version, without running it.
 
-Dapr's placement, scheduler and sentry have no `--version`, and their names are so plain that another program may have them.
+Dapr's placement, scheduler and sentry have no `--version`, and names so plain that other programs may have them too.
 """
 
 from __future__ import annotations

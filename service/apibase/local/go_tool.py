@@ -46,8 +46,8 @@ def find_go(least: Version, progress: Progress) -> Go:
 def build_environment(go: Go, caches: Path, scratch: Path) -> dict[str, str]:
     """Return the environment for a build: the user's, except for what would change the result.
 
-    go.sum is complete and the authority, so no checksum database is asked. With a Go of ours, modules and compiled packages
-    (7 GB for Dapr) go to `caches`, to be removed after the build, unless the user's variables name other places.
+    go.sum is complete and the authority, so no checksum database is asked. With a Go of ours, modules and compiled
+    packages (several GB for Dapr) go to `caches`, to be removed after the build, unless variables name other folders.
     """
     env = dict(os.environ)
     flags = [flag for flag in _user_flags(go) if flag.lstrip("-").partition("=")[0] not in {"mod", "modfile"}]
@@ -72,7 +72,7 @@ def build_environment(go: Go, caches: Path, scratch: Path) -> dict[str, str]:
 
 
 def _user_flags(go: Go) -> list[str]:
-    """The user's GOFLAGS, from the environment or Go's own settings file."""
+    """Return the user's GOFLAGS, from the environment or Go's own settings file."""
     try:
         return shlex.split(reported(go.executable, "env", "GOFLAGS"))
     except ValueError:  # An open quote: go itself would refuse it.

@@ -115,8 +115,8 @@ def main() -> None:
     paths: list[Path] = []
     for line in sys.stdin:
         match line.rstrip("\n").split(" ", 2):
-            case ["watch", group, number]:
-                groups[int(group)] = int(number)
+            case ["watch", group, how]:
+                groups[int(group)] = int(how)
             case ["forget", group]:
                 groups.pop(int(group), None)
             case ["remove", *rest]:

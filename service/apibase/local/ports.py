@@ -19,7 +19,7 @@ _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 class PortPool:
     """Hands out ports, each held by two locks.
 
-    A listening socket keeps every other program away until `release`, just before the process that wants the port is
+    A bound socket, which answers nobody, keeps every other program away until `release`, just before the process that wants the port is
     started. A Linux abstract socket, a name that no file stands for, keeps other pools away until `close`: so a process
     can be restarted on its port. Ports are taken from below the kernel's range for outgoing connections, or the kernel
     could give a released port to one before its owner binds it.
@@ -42,7 +42,7 @@ class PortPool:
 
     def take_fixed(self, port: int, wanted_by: str) -> int:
         """Hold exactly this port; an error that names it and its user if it is taken."""
-        if port in self._reserved or not self._try(port):
+        if port in self._reserved or not (_free(port) and self._try(port, hold=False)):
             message = f"port {port}, wanted by {wanted_by}, is in use; leave out --fixed-ports or free it"
             raise StackError(message)
         return port
@@ -60,22 +60,33 @@ class PortPool:
                 held.close()
             sockets.clear()
 
-    def _try(self, port: int) -> bool:
+    def _try(self, port: int, *, hold: bool = True) -> bool:
         with contextlib.ExitStack() as undo:
             reserved = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
             held = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             try:
                 if sys.platform == "linux":
                     reserved.bind(f"\0apibase-port-{port}")
-                # As a server does it, so that a connection that lingers after a close is no obstacle.
-                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                held.bind((LOOPBACK, port))
-                held.listen(1)
+                if hold:
+                    held.bind((LOOPBACK, port))
             except OSError:
                 return False
             undo.pop_all()
-        self._reserved[port], self._held[port] = reserved, held
+        self._reserved[port] = reserved
+        self._held[port] = held
         return True
+
+
+def _free(port: int) -> bool:
+    """Whether a server could have the port; connections that linger after a close are no obstacle to one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind((LOOPBACK, port))
+            server.listen(1)
+        except OSError:
+            return False
+    return True
 
 
 def _range() -> tuple[int, int]:

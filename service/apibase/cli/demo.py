@@ -1,0 +1,58 @@
+"""`apibase demo`: the topology up, the project's own job done on it, everything down again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Annotated
+
+import typer
+
+from apibase.cli.choices import Replicas, TopologyFile, find_project, load_function, read_replicas
+from apibase.cli.console import Progress, stderr_console, stdout_console
+from apibase.cli.runner import Interruption, run_command
+from apibase.local.demo import DemoContext
+from apibase.local.errors import StackError
+from apibase.local.log_file import new_log_folder
+from apibase.local.options import StackOptions
+from apibase.local.stack import Stack
+from apibase.local.topology import read_topology
+
+_SETTING = "tool.apibase.demo"
+
+
+def demo(
+    arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to the demo; after `--` if they look like options.")] = None,
+    file: TopologyFile = None,
+    replicas: Replicas = None,
+) -> None:
+    """Start everything, do the job that the project's pyproject.toml names in tool.apibase.demo, and stop everything.
+
+    The exit code is the job's: 0 if all went as it should. It is 1 if the stack fails, and 128 and the signal's number after
+    a signal. It is a stack of its own: one that is up already is neither used nor disturbed.
+    """
+    project = find_project(file)
+
+    async def command(interruption: Interruption) -> int:
+        if not project.demo:
+            raise StackError(f"{project.root / 'pyproject.toml'}: {_SETTING} is not set; it names the job, as module:function")
+        job = load_function(project.demo, _SETTING)
+        console = stdout_console()
+        progress = Progress(stderr_console())
+        options = StackOptions(
+            replicas=read_replicas(replicas), log_dir=new_log_folder(project.log_folder), on_event=progress.on_event
+        )
+        stack = Stack(read_topology(project.topology), options)
+        interruption.kill = stack.kill_now
+        with progress:
+            async with stack:
+                progress.settle()
+                outcome = await stack.run(_as_coroutine(job(DemoContext(stack, console, tuple(arguments or ())))))
+        if not isinstance(outcome, int):
+            raise StackError(f"{_SETTING} = {project.demo!r} returned {outcome!r} where an exit code is expected")
+        return int(outcome)
+
+    run_command(command)
+
+
+async def _as_coroutine(work: Awaitable[object]) -> object:
+    return await work

@@ -1,0 +1,100 @@
+"""Log lines for a person: JSON lines as time, level, app, message and trace; anything else as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+
+from rich.console import Console
+from rich.text import Text
+
+from apibase.local.events import Event, Role
+from apibase.local.topology import Topology
+
+_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
+_LEVELS = {"WARNING": "yellow", "WARN": "yellow", "ERROR": "red", "CRITICAL": "bold red", "FATAL": "bold red"}
+_TIME = ("time", "timestamp", "ts", "@timestamp")
+_LEVEL = ("level", "severity", "levelname", "lvl")
+_MESSAGE = ("message", "msg", "event")
+_TRACE = ("trace_id", "traceId", "trace", "trace.id")
+_SHOWN = {*_TIME, *_LEVEL, *_MESSAGE, *_TRACE, "app", "app_id", "service", "instance", "scope", "type", "ver", "span_id", "pid"}
+_QUIET_LEVELS = {"TRACE", "DEBUG", "INFO"}
+
+
+class LogPrinter:
+    """Prints processes' lines, each after its app's name in a colour of its own.
+
+    A sidecar's are printed from warnings upwards, unless all are asked for here or by the topology's
+    `daprdLogDestination`. Nothing of an app whose `appLogDestination` is a file alone; nothing of backends and control plane.
+    """
+
+    def __init__(self, console: Console, topology: Topology, *, raw: bool, sidecar_logs: bool) -> None:
+        self._console = console
+        self._raw = raw
+        self._apps = {app.app_id for app in topology.apps if app.app_log != "file"}
+        self._sidecars = {app.app_id for app in topology.apps if sidecar_logs or app.sidecar_log != "file"}
+        self._width = max((len(app.app_id) for app in topology.apps), default=0)
+        ids = [app.app_id for app in topology.apps]
+        self._colour = {app_id: _COLOURS[index % len(_COLOURS)] for index, app_id in enumerate(ids)}
+
+    def show(self, event: Event) -> None:
+        """Print a line, if it is one to be printed."""
+        if event.role == Role.PLATFORM or (event.role == Role.APP and event.app_id not in self._apps):
+            return
+        fields = _parse(event.text)
+        if event.role == Role.SIDECAR and event.app_id not in self._sidecars and not _is_loud(fields, event.text):
+            return
+        if self._raw:
+            self._console.print(Text(event.text))
+            return
+        name = event.subject if event.role == Role.APP else f"{event.app_id}/daprd"
+        line = Text.assemble((f"{name:<{self._width}} ", self._colour.get(event.app_id, "")))
+        self._console.print(line.append_text(human(fields) if fields else Text(event.text)))
+
+
+def human(fields: Mapping[str, object]) -> Text:
+    """A JSON line's fields: time, level, message, what else it says, and the trace."""
+    level = str(_pick(fields, _LEVEL)).upper()
+    text = Text.assemble(
+        (_clock(_pick(fields, _TIME)), "dim"), " ", (f"{level:<7}", _LEVELS.get(level, "")), " ", str(_pick(fields, _MESSAGE))
+    )
+    extra = " ".join(f"{key}={_short(value)}" for key, value in fields.items() if key not in _SHOWN and value not in ("", None))
+    if extra:
+        text.append(f"  {extra}", "dim")
+    if trace := _pick(fields, _TRACE):
+        text.append(f"  trace={trace}", "dim")
+    return text
+
+
+def _parse(line: str) -> dict[str, object]:
+    if not line.startswith("{"):
+        return {}
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _is_loud(fields: Mapping[str, object], line: str) -> bool:
+    if not fields:
+        return bool(line.strip())
+    return str(_pick(fields, _LEVEL)).upper() not in _QUIET_LEVELS
+
+
+def _pick(fields: Mapping[str, object], names: tuple[str, ...]) -> object:
+    return next((fields[name] for name in names if fields.get(name)), "")
+
+
+def _clock(value: object) -> str:
+    """The time of day, in local time, to the millisecond; what can't be read is shown as it is."""
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return str(value)
+    return moment.astimezone().strftime("%H:%M:%S.%f")[:-3]
+
+
+def _short(value: object) -> str:
+    return value if isinstance(value, str) and " " not in value else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,89 @@
+"""`apibase up`: the whole topology on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from apibase.cli.choices import DataFolder, FixedPorts, Replicas, TopologyFile, find_project, read_replicas
+from apibase.cli.console import Progress, stack_table, stderr_console, stdout_console
+from apibase.cli.first_call import suggest_call
+from apibase.cli.log_lines import LogPrinter
+from apibase.cli.runner import Interruption, run_command
+from apibase.local.errors import StackError
+from apibase.local.log_file import new_log_folder
+from apibase.local.options import StackOptions
+from apibase.local.project import Project
+from apibase.local.stack import Stack
+from apibase.local.topology import Topology, read_topology
+
+
+def up(  # noqa: PLR0913
+    file: TopologyFile = None,
+    replicas: Replicas = None,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="APP", help="Start this app alone; repeatable.")] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", metavar="APP", help="Leave this app out, to `run` it yourself.")
+    ] = None,
+    data: DataFolder = None,
+    *,
+    fixed_ports: FixedPorts = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Show log lines as the apps write them.")] = False,
+    sidecar_logs: Annotated[bool, typer.Option("--sidecar-logs", help="Show all that the sidecars log.")] = False,
+) -> None:
+    """Start backends, Dapr's control plane, a sidecar for each app, and the apps.
+
+    PostgreSQL and Redis are started where a component reads their address from a variable that isn't set. Ports are free
+    ones. Everything that a process writes is kept in .apibase/logs for the last five runs.
+
+    Ctrl-C ends all of it, and is the normal way to do so: the exit code is 0. It is 1 if a process ended by itself, and 128
+    and the signal's number if a signal came before everything was ready. A second Ctrl-C ends it without grace.
+    """
+    project = find_project(file)
+
+    async def command(interruption: Interruption) -> int:
+        topology = read_topology(project.topology)
+        console = stdout_console()
+        printer = LogPrinter(console, topology, raw=raw, sidecar_logs=sidecar_logs)
+        progress = Progress(stderr_console(), printer.show)
+        options = StackOptions(
+            apps=choose_apps(topology, only, skip),
+            replicas=read_replicas(replicas),
+            fixed_ports=fixed_ports,
+            data_dir=data,
+            log_dir=new_log_folder(project.log_folder),
+            state_file=project.state_file,
+            lines=True,
+            on_event=progress.on_event,
+        )
+        stack = Stack(topology, options)
+        interruption.kill = stack.kill_now
+        with progress:
+            async with stack:
+                progress.settle()
+                interruption.normal = True
+                console.print(stack_table(stack))
+                await _say_what_next(stack, project)
+                await stack.run(asyncio.Event().wait())
+        return 0
+
+    run_command(command)
+
+
+def choose_apps(topology: Topology, only: list[str] | None, skip: list[str] | None) -> frozenset[str] | None:
+    """The apps to start; None for all."""
+    for app_id in (*(only or ()), *(skip or ())):
+        topology.app(app_id)
+    chosen = {app.app_id for app in topology.apps if not only or app.app_id in only} - set(skip or ())
+    if not chosen:
+        raise StackError("--only and --skip leave no app to start")
+    return frozenset(chosen) if only or skip else None
+
+
+async def _say_what_next(stack: Stack, project: Project) -> None:
+    console = stdout_console()
+    if line := await suggest_call(stack, project.descriptors):
+        console.print(f"\nCall it:  [bold]{line}[/]", markup=True)
+    console.print(f"Logs:     {stack.log_folder}\nEnd it:   Ctrl-C\n")

@@ -1,0 +1,18 @@
+"""What a project's demo gets: the function that `[tool.apibase] demo` names is awaited with one of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from apibase.local.stack import Stack
+
+
+@dataclass(frozen=True)
+class DemoContext:
+    """A stack that is up, a console to report on, and the words that followed `apibase demo`."""
+
+    stack: Stack
+    console: Console
+    arguments: tuple[str, ...] = ()

@@ -1,0 +1,147 @@
+"""One replica of an app: the app's own process and its sidecar, planned, running, addressable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from apibase.local.errors import StackError
+from apibase.local.ports import LOOPBACK, PortPool
+from apibase.local.probes import Probe, grpc_serving, port_open
+from apibase.local.process import ManagedProcess, ProcessSpec
+from apibase.local.service import Service
+from apibase.local.sidecar import InstancePorts
+from apibase.local.state_file import InstanceState
+from apibase.local.topology import AppSpec
+
+_READY_SECONDS = 60.0
+_GRACE_SECONDS = 30.0
+# They would lead Dapr's SDK past the sidecar that we start.
+_NOT_INHERITED = ("DAPR_GRPC_ENDPOINT", "DAPR_HTTP_ENDPOINT")
+
+
+@dataclass(frozen=True)
+class RunningApp:
+    """An app's process as others see it."""
+
+    address: str
+    pid: int
+    log_path: Path
+
+
+@dataclass(frozen=True)
+class RunningSidecar:
+    """A sidecar as others see it."""
+
+    grpc_address: str
+    http_address: str
+    metrics_address: str
+    pid: int
+    log_path: Path
+
+
+@dataclass
+class Instance:
+    """A replica. `app` is None where the app is not ours to start."""
+
+    spec: AppSpec
+    replica: int
+    label: str
+    ports: InstancePorts
+    sidecar_service: Service
+    app_service: Service | None
+    sidecar: ManagedProcess | None = None
+    app: ManagedProcess | None = None
+
+    def state(self) -> InstanceState:
+        """What the state file says of it."""
+        app_log = self.app_service.spec.log_path if self.app_service else ""
+        return InstanceState(
+            app_id=self.spec.app_id,
+            replica=self.replica,
+            protocol=self.spec.protocol,
+            app_port=self.ports.app,
+            http_port=self.ports.http,
+            grpc_port=self.ports.grpc,
+            metrics_port=self.ports.metrics,
+            app_pid=self.app.pid if self.app else 0,
+            sidecar_pid=self.sidecar.pid if self.sidecar else 0,
+            app_log=str(app_log),
+            sidecar_log=str(self.sidecar_service.spec.log_path),
+        )
+
+
+def choose_ports(app: AppSpec, pool: PortPool, *, fixed: bool) -> InstancePorts:
+    """Free ports; those that the file asks for if `fixed`, or where the app is somebody else's to start."""
+
+    def choose(wanted: int | None, what: str) -> int:
+        return pool.take_fixed(wanted, f"{app.app_id}'s {what}") if fixed and wanted else pool.take()
+
+    if app.calls_only:
+        port = 0
+    elif app.started_by_us:
+        port = choose(app.ports.app, "app")
+    else:
+        port = app.ports.app or 0
+    return InstancePorts(
+        app=port,
+        http=choose(app.ports.http, "sidecar (HTTP)"),
+        grpc=choose(app.ports.grpc, "sidecar (gRPC)"),
+        internal=choose(app.ports.internal, "sidecar (internal)"),
+        metrics=choose(app.ports.metrics, "sidecar (metrics)"),
+    )
+
+
+def dapr_variables(app: AppSpec, ports: InstancePorts) -> dict[str, str]:
+    """What Dapr's CLI and its injector tell an app."""
+    variables = {
+        "APP_ID": app.app_id,
+        "APP_PROTOCOL": app.protocol,
+        "DAPR_GRPC_PORT": str(ports.grpc),
+        "DAPR_HTTP_PORT": str(ports.http),
+        "DAPR_METRICS_PORT": str(ports.metrics),
+        "DAPR_HOST_IP": LOOPBACK,
+    }
+    return {**variables, "APP_PORT": str(ports.app)} if ports.app else variables
+
+
+def app_environment(environ: Mapping[str, str], *layers: Mapping[str, str]) -> dict[str, str]:
+    """Our own environment with this Python first on PATH, then the layers, each over the one before."""
+    env = {key: value for key, value in environ.items() if key not in _NOT_INHERITED}
+    env.setdefault("PYTHONUNBUFFERED", "1")
+    env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
+    for layer in layers:
+        env.update(layer)
+    return env
+
+
+def plan_app(  # noqa: PLR0913
+    app: AppSpec, label: str, ports: InstancePorts, env: Mapping[str, str], log: Path, *, foreground: bool = False
+) -> Service:
+    """The app's own process; ready when it serves, by `grpc.health.v1`, or, for HTTP, when it takes connections."""
+    command = shutil.which(app.command[0], path=env["PATH"])
+    if "/" in app.command[0]:
+        command = shutil.which(app.folder / app.command[0])
+    if command is None:
+        message = f"{app.app_id}: its command {app.command[0]!r} is neither on PATH nor in {app.folder}"
+        raise StackError(message)
+    spec = ProcessSpec(
+        label, (command, *app.command[1:]), env, app.folder, log, grace=_GRACE_SECONDS, foreground=foreground
+    )
+    waits_for = "grpc.health.v1 does not say SERVING" if app.protocol == "grpc" else "its port is not open"
+    held = (ports.app,) if app.started_by_us else ()
+    return Service(spec, _serves(app, ports.app), waits_for, _READY_SECONDS, held)
+
+
+def _serves(app: AppSpec, port: int) -> Probe:
+    async def serves() -> bool:
+        return await port_open(port) and (app.protocol != "grpc" or await grpc_serving(f"{LOOPBACK}:{port}"))
+
+    async def always() -> bool:
+        return True
+
+    return serves if port else always

@@ -1,0 +1,46 @@
+"""How a stack is to be started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apibase.local.events import Event
+from apibase.local.sidecar import Platform
+from apibase.local.toolbox import Toolbox
+
+
+def _ignore(_: Event) -> None:
+    """Take an event and do nothing with it."""
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """Every field has a default that starts the whole topology, once, and leaves nothing behind."""
+
+    apps: frozenset[str] | None = None
+    """The apps to start; None for all."""
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    """How many of an app; 1 where it isn't named."""
+    env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Environment variables by app id, for the app and its sidecar; they win over the topology file."""
+    sidecar_only: frozenset[str] = frozenset()
+    """Apps that somebody else starts: they get a port and a sidecar."""
+    foreground: str = ""
+    """The app that gets our terminal."""
+    fixed_ports: bool = False
+    """Use the ports that the topology file names."""
+    data_dir: Path | None = None
+    """Where the backends keep their data from run to run; None for the run's own folder."""
+    log_dir: Path | None = None
+    """Where the logs go; None for the run's own folder, which is removed at the end."""
+    state_file: Path | None = None
+    """The note by which other commands find the stack; None to leave none."""
+    join: Platform | None = None
+    """Another stack's backends, control plane and name resolution, to be used instead of starting any."""
+    tools: Toolbox | None = None
+    """The programs to use; None to look for them."""
+    lines: bool = False
+    """Whether the processes' output is told, line by line, as events."""
+    on_event: Callable[[Event], None] = _ignore

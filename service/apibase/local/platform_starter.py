@@ -1,0 +1,88 @@
+"""What the sidecars stand on: embedded backends and Dapr's control plane, all started at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from apibase.local.backends import Backend
+from apibase.local.control_plane import plan_placement, plan_scheduler
+from apibase.local.errors import StackError
+from apibase.local.events import Role
+from apibase.local.ports import LOOPBACK, PortPool
+from apibase.local.postgres import PostgresPlan, plan_postgres
+from apibase.local.redis import plan_redis
+from apibase.local.service import Service
+from apibase.local.sidecar import Platform, write_name_resolution
+from apibase.local.supervisor import Phase, Supervisor, together
+from apibase.local.toolbox import Toolbox
+
+_Work = Coroutine[Any, Any, None]
+
+
+class PlatformStarter:
+    """Starts what is asked for and knows the addresses. `run` is this run's folder; `data` may outlive it."""
+
+    def __init__(  # noqa: PLR0913
+        self, supervisor: Supervisor, ports: PortPool, tools: Toolbox, *, run: Path, data: Path, logs: Path
+    ) -> None:
+        self._supervisor = supervisor
+        self._ports = ports
+        self._tools = tools
+        self._run = run
+        self._data = data
+        self._logs = logs
+        self._env = {**os.environ, "TMPDIR": str(run / "tmp")}
+
+    async def start(self, wanted: Mapping[str, Backend]) -> Platform:
+        """Start the backends wanted, by environment variable, with placement and scheduler; all are ready on return."""
+        placement, placement_address = plan_placement(self._tools.dapr, self._ports, self._logs, self._env)
+        scheduler, scheduler_address = plan_scheduler(
+            self._tools.dapr, self._ports, self._data / "scheduler", self._logs, self._env
+        )
+        addresses, works = self._backends(set(wanted.values()))
+        control_plane = (self._up(service, Phase.CONTROL_PLANE) for service in (placement, scheduler))
+        await together([*works, *control_plane])
+        return Platform(
+            env={variable: addresses[backend] for variable, backend in wanted.items()},
+            placement=placement_address,
+            scheduler=scheduler_address,
+            name_resolution=write_name_resolution(self._run),
+        )
+
+    async def join(self, platform: Platform, wanted: Mapping[str, Backend]) -> Platform:
+        """Use another stack's platform; start only the backends that it lacks."""
+        lacking = {variable: backend for variable, backend in wanted.items() if variable not in platform.env}
+        addresses, works = self._backends(set(lacking.values()))
+        await together(works)
+        env = {**platform.env, **{variable: addresses[backend] for variable, backend in lacking.items()}}
+        return Platform(env, platform.placement, platform.scheduler, platform.name_resolution)
+
+    def _backends(self, wanted: set[Backend]) -> tuple[dict[Backend, str], list[_Work]]:
+        addresses: dict[Backend, str] = {}
+        works: list[_Work] = []
+        if Backend.POSTGRES in wanted and self._tools.postgres:
+            plan = plan_postgres(self._tools.postgres, self._data / "postgres", self._run / "sockets", self._logs)
+            addresses[Backend.POSTGRES] = plan.connection_string
+            works.append(self._postgres_up(plan))
+        if Backend.REDIS in wanted and self._tools.redis:
+            port = self._ports.take()
+            service = plan_redis(self._tools.redis, port, self._data / "redis", self._logs, self._env)
+            addresses[Backend.REDIS] = f"{LOOPBACK}:{port}"
+            works.append(self._up(service, Phase.BACKENDS))
+        return addresses, works
+
+    async def _postgres_up(self, plan: PostgresPlan) -> None:
+        if plan.initialise:
+            initdb = self._supervisor.spawn(plan.initialise, Phase.BACKENDS, Role.PLATFORM)
+            initdb.exit_expected = True
+            if await initdb.wait() != 0:
+                raise StackError(str(initdb.died()))
+            await initdb.stop()
+        await self._up(plan.server, Phase.BACKENDS)
+
+    async def _up(self, service: Service, phase: Phase) -> None:
+        process = self._supervisor.start(service, phase, Role.PLATFORM)
+        await self._supervisor.ready(process, service, Role.PLATFORM)
