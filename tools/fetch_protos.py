@@ -26,7 +26,12 @@ def fetch_protovalidate(target: Path) -> None:
     module = ROOT / "tools" / "protos"
     env = {**os.environ, "GOFLAGS": "-mod=readonly", "GONOSUMDB": "*", "GOTOOLCHAIN": "local"}
     done = subprocess.run(
-        [str(go_executable()), "mod", "download", "-json", MODULE], cwd=module, env=env, capture_output=True, text=True, check=False
+        [str(go_executable()), "mod", "download", "-json", MODULE],
+        cwd=module,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         sys.exit(f"fetch_protos: go could not download {MODULE}:\n{done.stdout}{done.stderr}")

@@ -98,7 +98,12 @@ class App:
         await self.health.declare(names)
         if self.settings.reflection:
             reflection.enable_server_reflection(
-                (*names, _CALLBACK["AppCallback"].full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
+                (
+                    *names,
+                    _CALLBACK["AppCallback"].full_name,
+                    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                    reflection.SERVICE_NAME,
+                ),
                 server,
             )
         address = f"{self.settings.app_host}:{self.settings.app_port}"
@@ -109,9 +114,11 @@ class App:
             raise OSError(message) from error
         await server.start()
         self._server = server
-        logger.bind(services=names, topics=[f"{s.pubsub_name}/{s.topic}" for s in self._routes.subscriptions], bindings=self._routes.bindings).info(
-            "{} listens on {}:{}", self.settings.app_id, self.settings.app_host, self.port
-        )
+        logger.bind(
+            services=names,
+            topics=[f"{s.pubsub_name}/{s.topic}" for s in self._routes.subscriptions],
+            bindings=self._routes.bindings,
+        ).info("{} listens on {}:{}", self.settings.app_id, self.settings.app_host, self.port)
 
     async def stop(self) -> None:
         """Drain and close; safe to call at any point of the start."""
@@ -148,7 +155,12 @@ class App:
             waiting.cancel()
             await asyncio.gather(starting, waiting, return_exceptions=True)
             if received:
-                logger.info("{} received {}: draining for at most {:.0f} s", self.settings.app_id, received[0].name, self.settings.drain_timeout)
+                logger.info(
+                    "{} received {}: draining for at most {:.0f} s",
+                    self.settings.app_id,
+                    received[0].name,
+                    self.settings.drain_timeout,
+                )
             await self.stop()
             logger.info("{} stopped", self.settings.app_id)
             await logger.complete()
@@ -159,6 +171,6 @@ class App:
         configure_logging(self.settings)
         if sys.platform == "win32":
             sys.exit(asyncio.run(self.serve()))
-        import uvloop  # noqa: PLC0415 - not on Windows
+        import uvloop  # noqa: PLC0415 - only where it is needed
 
         sys.exit(uvloop.run(self.serve()))

@@ -47,7 +47,7 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
     def __init__(self, routes: RouteTable) -> None:
         self._routes = routes
 
-    async def ListTopicSubscriptions(  # noqa: N802 - Dapr's name
+    async def ListTopicSubscriptions(
         self, request: Empty, context: Context
     ) -> appcallback_pb2.ListTopicSubscriptionsResponse:
         """Tell daprd which topics to subscribe to."""
@@ -62,47 +62,58 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
             ]
         )
 
-    async def ListInputBindings(  # noqa: N802 - Dapr's name
-        self, request: Empty, context: Context
-    ) -> appcallback_pb2.ListInputBindingsResponse:
+    async def ListInputBindings(self, request: Empty, context: Context) -> appcallback_pb2.ListInputBindingsResponse:
         """Tell daprd which input bindings to read. Answers at once: daprd keeps an empty list when this takes 3 s."""
         return appcallback_pb2.ListInputBindingsResponse(bindings=self._routes.bindings)
 
-    async def OnTopicEvent(  # noqa: N802 - Dapr's name
+    async def OnTopicEvent(
         self, request: appcallback_pb2.TopicEventRequest, context: Context
     ) -> appcallback_pb2.TopicEventResponse:
         """Handle one event and give the verdict."""
         event = _topic_event(request, request.pubsub_name, request.topic, _headers(context))
         return appcallback_pb2.TopicEventResponse(status=await self._deliver(event, request.data, context))
 
-    async def OnBulkTopicEvent(  # noqa: N802 - Dapr's name
+    async def OnBulkTopicEvent(
         self, request: appcallback_pb2.TopicEventBulkRequest, context: Context
     ) -> appcallback_pb2.TopicEventBulkResponse:
         """Handle a batch concurrently, with a verdict for each entry: a missing one would count as RETRY."""
         headers = _headers(context)
 
-        async def entry_status(entry: appcallback_pb2.TopicEventBulkRequestEntry) -> appcallback_pb2.TopicEventBulkResponseEntry:
+        async def entry_status(
+            entry: appcallback_pb2.TopicEventBulkRequestEntry,
+        ) -> appcallback_pb2.TopicEventBulkResponseEntry:
             if entry.HasField("cloud_event"):
                 event = _topic_event(entry.cloud_event, request.pubsub_name, request.topic, headers, entry.metadata)
                 status = await self._deliver(event, entry.cloud_event.data, context)
             else:
-                logger.warning("dropped a raw entry of topic {!r} of {!r}: no CloudEvent", request.topic, request.pubsub_name)
+                logger.warning(
+                    "dropped a raw entry of topic {!r} of {!r}: no CloudEvent", request.topic, request.pubsub_name
+                )
                 status = DROP
             return appcallback_pb2.TopicEventBulkResponseEntry(entry_id=entry.entry_id, status=status)
 
-        return appcallback_pb2.TopicEventBulkResponse(statuses=await asyncio.gather(*map(entry_status, request.entries)))
+        return appcallback_pb2.TopicEventBulkResponse(
+            statuses=await asyncio.gather(*map(entry_status, request.entries))
+        )
 
-    async def _deliver(self, event: EventContext, data: bytes, context: Context) -> _Verdict.TopicEventResponseStatus.ValueType:
+    async def _deliver(
+        self, event: EventContext, data: bytes, context: Context
+    ) -> _Verdict.TopicEventResponseStatus.ValueType:
         with call_context(_carrier(event)):
             route = self._routes.topic(event.pubsub_name, event.topic, event.type)
             if route is None:
                 logger.bind(event_id=event.id).debug(
-                    "no handler listens to {} on topic {!r} of {!r}; acknowledged", event.type, event.topic, event.pubsub_name
+                    "no handler listens to {} on topic {!r} of {!r}; acknowledged",
+                    event.type,
+                    event.topic,
+                    event.pubsub_name,
                 )
                 return SUCCESS
             return await self._verdict(route, data, event, context)
 
-    async def _verdict(self, route: Route, data: bytes, event: EventContext, context: Context) -> _Verdict.TopicEventResponseStatus.ValueType:
+    async def _verdict(
+        self, route: Route, data: bytes, event: EventContext, context: Context
+    ) -> _Verdict.TopicEventResponseStatus.ValueType:
         started = time.perf_counter()
         token = deadline.set_remaining(context.time_remaining())
         verdict: _Verdict.TopicEventResponseStatus.ValueType = RETRY
@@ -113,7 +124,7 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
             verdict, reason = DROP, str(error)
         except (Retry, ServiceError) as error:
             verdict, reason = RETRY, str(error) or "asked for"
-        except Exception as error:  # noqa: BLE001 - the border: an event never fails the call
+        except Exception as error:  # noqa: BLE001 - the border: nothing passes it but a status
             verdict, reason = RETRY, f"unexpected {type(error).__name__}"
             logger.opt(exception=error).error("{} failed with an unexpected {}", route.name, type(error).__name__)
         else:
@@ -129,10 +140,15 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
                 pubsub_name=event.pubsub_name,
                 **({"reason": reason} if reason else {}),
                 duration_ms=round((time.perf_counter() - started) * 1000, 3),
-            ).log("INFO" if verdict == SUCCESS else "WARNING", "{} {}", route.name, _Verdict.TopicEventResponseStatus.Name(verdict))
+            ).log(
+                "INFO" if verdict == SUCCESS else "WARNING",
+                "{} {}",
+                route.name,
+                _Verdict.TopicEventResponseStatus.Name(verdict),
+            )
         return verdict
 
-    async def OnBindingEvent(  # noqa: N802 - Dapr's name
+    async def OnBindingEvent(
         self, request: appcallback_pb2.BindingEventRequest, context: Context
     ) -> appcallback_pb2.BindingEventResponse:
         """Handle one event of an input binding; an error goes back to the component."""
@@ -182,7 +198,7 @@ class AppChannelAlphaServicer(appcallback_pb2_grpc.AppCallbackAlphaServicer):
     def __init__(self, stable: AppChannelServicer) -> None:
         self._stable = stable
 
-    async def OnBulkTopicEventAlpha1(  # noqa: N802 - Dapr's name
+    async def OnBulkTopicEventAlpha1(
         self, request: appcallback_pb2.TopicEventBulkRequest, context: Context
     ) -> appcallback_pb2.TopicEventBulkResponse:
         """Do what `OnBulkTopicEvent` does."""
@@ -220,7 +236,10 @@ def _carrier(event: EventContext) -> Mapping[str, str]:
         return event.headers
     if _trace_id(event.headers.get("traceparent", "")) == _trace_id(published):
         return event.headers
-    return {**event.headers, **{key: value for key, value in event.extensions.items() if key in _TRACE_KEYS and isinstance(value, str)}}
+    return {
+        **event.headers,
+        **{key: value for key, value in event.extensions.items() if key in _TRACE_KEYS and isinstance(value, str)},
+    }
 
 
 def _trace_id(traceparent: str) -> str:

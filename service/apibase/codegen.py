@@ -65,7 +65,9 @@ def generate(roots: Sequence[Path], out: Path) -> Generated:
 
 def _protoc(contracts: dict[str, Path], roots: Sequence[Path], imports: Path, out: Path) -> None:
     """Run grpcio-tools' protoc, as a child: it ends the process on some errors."""
-    services = [name for name, path in contracts.items() if re.search(r"^\s*service\s+\w+", path.read_text(), re.MULTILINE)]
+    services = [
+        name for name, path in contracts.items() if re.search(r"^\s*service\s+\w+", path.read_text(), re.MULTILINE)
+    ]
     include = [f"--proto_path={root}" for root in roots]
     if imports.stat().st_size:
         include.append(f"--descriptor_set_in={imports}")
@@ -81,7 +83,11 @@ def _protoc(contracts: dict[str, Path], roots: Sequence[Path], imports: Path, ou
             *contracts,
         ],
         [f"--grpc_python_out={out}", *services],
-        [f"--plugin=protoc-gen-mypy_grpc={plugins / 'protoc-gen-mypy_grpc'}", f"--mypy_grpc_out=quiet:{out}", *services],
+        [
+            f"--plugin=protoc-gen-mypy_grpc={plugins / 'protoc-gen-mypy_grpc'}",
+            f"--mypy_grpc_out=quiet:{out}",
+            *services,
+        ],
     ]
     for run in runs if services else runs[:1]:
         done = subprocess.run(  # noqa: S603 - our own interpreter and arguments
@@ -105,8 +111,16 @@ def _type_listeners(contract: str, out: Path) -> None:
     for name in listening:
         start = text.index(f"class {name}Servicer(")
         end = text.find("\ndef add_", start)
-        text = text[:start] + text[start:end].replace("context: _ServicerContext", "context: _EventContext") + text[end:]
-    stub.write_text(text.replace("from collections import abc as _abc\n", "from apibase import EventContext as _EventContext\nfrom collections import abc as _abc\n", 1))
+        text = (
+            text[:start] + text[start:end].replace("context: _ServicerContext", "context: _EventContext") + text[end:]
+        )
+    stub.write_text(
+        text.replace(
+            "from collections import abc as _abc\n",
+            "from apibase import EventContext as _EventContext\nfrom collections import abc as _abc\n",
+            1,
+        )
+    )
 
 
 def _is_listener(method: MethodDescriptorProto) -> bool:

@@ -6,11 +6,12 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dapr_contract.v1 import annotations_pb2
 from google.protobuf import message_factory
-from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+
+from dapr_contract.v1 import annotations_pb2
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
 
 
@@ -118,7 +119,9 @@ def event_options(message: Message | type[Message]) -> annotations_pb2.Event:
         )
         raise ContractError(error)
     event = options.Extensions[annotations_pb2.event]
-    _require(f"{descriptor.file.name}: {descriptor.full_name}", "event", pubsub_name=event.pubsub_name, topic=event.topic)
+    _require(
+        f"{descriptor.file.name}: {descriptor.full_name}", "event", pubsub_name=event.pubsub_name, topic=event.topic
+    )
     return event
 
 

@@ -72,7 +72,7 @@ class InvalidRequest(ServiceError):
 
     def __init__(self, violations: Sequence[FieldViolation], *, reason: str = "INVALID_REQUEST") -> None:
         summary = "; ".join(f"{violation.field}: {violation.description}" for violation in violations[:3])
-        more = f" (and {len(violations) - 3} more)" if len(violations) > 3 else ""  # noqa: PLR2004 - as above
+        more = f" (and {len(violations) - 3} more)" if len(violations) > 3 else ""  # noqa: PLR2004 - as in the slice above
         super().__init__(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{summary}{more}", violations=violations)
 
 
@@ -105,11 +105,11 @@ class Conflict(SidecarError):
         self.key = key
 
 
-class Retry(Exception):  # noqa: N818 - a verdict, named as Dapr names it
+class Retry(Exception):
     """Raised by a listener: the event is to be delivered again. Becomes RETRY."""
 
 
-class Drop(Exception):  # noqa: N818 - a verdict, named as Dapr names it
+class Drop(Exception):
     """Raised by a listener: the event can never be handled. Becomes DROP, which daprd dead-letters where a topic is set."""
 
     def __init__(self, reason: str) -> None:

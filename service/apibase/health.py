@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
-from google.protobuf.empty_pb2 import Empty
 from grpc_health.v1 import health, health_pb2
 from loguru import logger
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from google.protobuf.empty_pb2 import Empty
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -62,7 +63,7 @@ class AppHealthServicer(appcallback_pb2_grpc.AppCallbackHealthCheckServicer):
     def __init__(self, model: Health) -> None:
         self._model = model
 
-    async def HealthCheck(  # noqa: N802 - Dapr's name
+    async def HealthCheck(
         self, request: Empty, context: grpc.aio.ServicerContext[Any, Any]
     ) -> appcallback_pb2.HealthCheckResponse:
         """Answer one probe."""

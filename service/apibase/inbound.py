@@ -6,7 +6,7 @@ Each method is wrapped once, when it is registered; nothing is looked up per cal
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from grpc_status import rpc_status
@@ -32,7 +32,8 @@ _CALLER = "dapr-caller-app-id"
 def rpc_handlers(service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
     """Return the gRPC handlers of a servicer's methods, each behind the border."""
     return grpc.method_handlers_generic_handler(
-        service.full_name, {method.name: _method_handler(method, getattr(servicer, method.name)) for method in service.methods}
+        service.full_name,
+        {method.name: _method_handler(method, getattr(servicer, method.name)) for method in service.methods},
     )
 
 
@@ -48,7 +49,7 @@ def _method_handler(method: MethodDescriptor, behavior: Callable[..., Any]) -> g
             try:
                 validate(request)
                 response: Message = await behavior(request, context)
-            except Exception as error:  # noqa: BLE001 - the border: nothing passes it but a status
+            except Exception as error:
                 await call.abort(error)
                 raise AssertionError from error  # unreachable: abort raises
             return response
@@ -59,14 +60,14 @@ def _method_handler(method: MethodDescriptor, behavior: Callable[..., Any]) -> g
                 validate(request)
                 async for response in behavior(request, context):
                     yield response
-            except Exception as error:  # noqa: BLE001 - the border
+            except Exception as error:  # noqa: BLE001 - the border: nothing passes it but a status
                 await call.abort(error)
 
     async def stream_unary(requests: AsyncIterator[Message], context: Context) -> Message:
         with border.call(context) as call:
             try:
                 response: Message = await behavior(_validated(requests), context)
-            except Exception as error:  # noqa: BLE001 - the border
+            except Exception as error:
                 await call.abort(error)
                 raise AssertionError from error  # unreachable: abort raises
             return response
@@ -76,7 +77,7 @@ def _method_handler(method: MethodDescriptor, behavior: Callable[..., Any]) -> g
             try:
                 async for response in behavior(_validated(requests), context):
                     yield response
-            except Exception as error:  # noqa: BLE001 - the border
+            except Exception as error:  # noqa: BLE001 - the border: nothing passes it but a status
                 await call.abort(error)
 
     if method.client_streaming:
@@ -118,7 +119,7 @@ class _Call:
         self._caller = headers.get(_CALLER, "")
         self._scope = call_context(headers)
 
-    def __enter__(self) -> _Call:
+    def __enter__(self) -> Self:
         self._scope.__enter__()
         self._deadline = deadline.set_remaining(self._context.time_remaining())
         return self

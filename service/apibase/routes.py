@@ -51,10 +51,12 @@ class RouteTable:
         event_type = listener.method.input_type.full_name
         where = f"topic {listener.topic!r} of {listener.pubsub_name!r}"
         if event_type in by_type:
-            message = f"{route.name} and {by_type[event_type].name} both listen to {event_type} on {where}; take one away"
+            message = (
+                f"{route.name} and {by_type[event_type].name} both listen to {event_type} on {where}; take one away"
+            )
             raise ContractError(message)
         for other in by_type.values():
-            assert isinstance(other.listener, TopicListener)  # noqa: S101 - the table's own invariant
+            assert isinstance(other.listener, TopicListener)  # noqa: S101 - an invariant, not input
             if other.listener.dead_letter_topic != listener.dead_letter_topic:
                 message = f"{route.name} and {other.name} name different dead-letter topics for {where}; agree on one"
                 raise ContractError(message)

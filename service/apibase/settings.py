@@ -16,21 +16,29 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore")
 
-    app_id: str = Field("app", validation_alias=AliasChoices("APP_ID", "DAPR_APP_ID"), description="This app's Dapr app id.")
+    app_id: str = Field(
+        "app", validation_alias=AliasChoices("APP_ID", "DAPR_APP_ID"), description="This app's Dapr app id."
+    )
     app_host: str = Field(
         "127.0.0.1",
         validation_alias="APP_HOST",
         description="Address that the app channel listens on. In a pod with a gRPC probe: 0.0.0.0.",
     )
-    app_port: int = Field(50051, ge=0, le=65535, validation_alias="APP_PORT", description="Port of the app channel; 0 picks a free one.")
+    app_port: int = Field(
+        50051, ge=0, le=65535, validation_alias="APP_PORT", description="Port of the app channel; 0 picks a free one."
+    )
     dapr_grpc_endpoint: str | None = Field(
         None,
         validation_alias="DAPR_GRPC_ENDPOINT",
         description="Endpoint of the sidecar's gRPC API (`https://host:port`, `unix:///path`, `host:port`); wins over host and port.",
     )
     dapr_host: str = Field("127.0.0.1", validation_alias="DAPR_RUNTIME_HOST", description="Host of the sidecar.")
-    dapr_grpc_port: int = Field(50001, ge=1, le=65535, validation_alias="DAPR_GRPC_PORT", description="Port of the sidecar's gRPC API.")
-    dapr_http_port: int = Field(3500, ge=1, le=65535, validation_alias="DAPR_HTTP_PORT", description="Port of the sidecar's HTTP API.")
+    dapr_grpc_port: int = Field(
+        50001, ge=1, le=65535, validation_alias="DAPR_GRPC_PORT", description="Port of the sidecar's gRPC API."
+    )
+    dapr_http_port: int = Field(
+        3500, ge=1, le=65535, validation_alias="DAPR_HTTP_PORT", description="Port of the sidecar's HTTP API."
+    )
     dapr_api_token: SecretStr | None = Field(
         None, validation_alias="DAPR_API_TOKEN", description="Token that the sidecar asks of its callers."
     )
@@ -38,18 +46,29 @@ class Settings(BaseSettings):
         60.0, gt=0, validation_alias="APIBASE_SIDECAR_TIMEOUT", description="Seconds to wait for the sidecar at start."
     )
     call_timeout: float = Field(
-        10.0, gt=0, validation_alias="APIBASE_CALL_TIMEOUT", description="Deadline in seconds of an outbound unary call that sets none."
+        10.0,
+        gt=0,
+        validation_alias="APIBASE_CALL_TIMEOUT",
+        description="Deadline in seconds of an outbound unary call that sets none.",
     )
     drain_timeout: float = Field(
-        20.0, ge=0, validation_alias="APIBASE_DRAIN_TIMEOUT", description="Seconds that calls in flight get to finish at shutdown."
+        20.0,
+        ge=0,
+        validation_alias="APIBASE_DRAIN_TIMEOUT",
+        description="Seconds that calls in flight get to finish at shutdown.",
     )
     max_message_bytes: int = Field(
-        4 * 1024 * 1024, gt=0, validation_alias="APIBASE_MAX_MESSAGE_BYTES", description="Largest message in and out, in bytes."
+        4 * 1024 * 1024,
+        gt=0,
+        validation_alias="APIBASE_MAX_MESSAGE_BYTES",
+        description="Largest message in and out, in bytes.",
     )
     reflection: bool = Field(default=False, validation_alias="APIBASE_REFLECTION", description="Serve gRPC reflection.")
     log_level: str = Field("INFO", validation_alias="APIBASE_LOG_LEVEL", description="Lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(
-        "auto", validation_alias="APIBASE_LOG_FORMAT", description="`json` lines, `text` for people; `auto`: text on a terminal."
+        "auto",
+        validation_alias="APIBASE_LOG_FORMAT",
+        description="`json` lines, `text` for people; `auto`: text on a terminal.",
     )
 
     @field_validator("log_level")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from shop.payments.v1.service_pb2_grpc import PaymentServiceStub
-
 from apibase import App, Settings
 from orders.checkout import Checkout
 from orders.events import OrderEvents
@@ -13,6 +11,7 @@ from orders.rules import Catalogue
 from orders.service import OrderService
 from orders.settings import OrderSettings
 from orders.store import OrderStore
+from shop.payments.v1.service_pb2_grpc import PaymentServiceStub
 
 
 def build(settings: Settings | None = None, order_settings: OrderSettings | None = None) -> App:

@@ -9,24 +9,30 @@ from typing import TYPE_CHECKING
 
 import grpc
 from loguru import logger
-from shop.orders.v1 import events_pb2, order_pb2
-from shop.payments.v1 import payment_pb2, service_pb2
 
 from orders.errors import order_closed
 from orders.store import is_open
+from shop.orders.v1 import events_pb2, order_pb2
+from shop.payments.v1 import payment_pb2, service_pb2
 
 if TYPE_CHECKING:
-    from shop.orders.v1.storage_pb2 import OrderRecord
-    from shop.payments.v1.service_pb2_grpc import PaymentServiceAsyncStub
-
     from apibase import PubSubPublisher
     from orders.store import OrderStore
+    from shop.orders.v1.storage_pb2 import OrderRecord
+    from shop.payments.v1.service_pb2_grpc import PaymentServiceAsyncStub
 
 
 class Checkout:
     """Takes an accepted order through its payment, or to its early end."""
 
-    def __init__(self, store: OrderStore, payments: PaymentServiceAsyncStub, publisher: PubSubPublisher, *, payment_timeout: float) -> None:
+    def __init__(
+        self,
+        store: OrderStore,
+        payments: PaymentServiceAsyncStub,
+        publisher: PubSubPublisher,
+        *,
+        payment_timeout: float,
+    ) -> None:
         self._store = store
         self._payments = payments
         self._publisher = publisher
@@ -48,7 +54,10 @@ class Checkout:
             return record
         authorised = await self._payments.Authorise(
             service_pb2.AuthoriseRequest(
-                payment_id=order.order_id, order_id=order.order_id, amount=order.total, payment_token=record.payment_token
+                payment_id=order.order_id,
+                order_id=order.order_id,
+                amount=order.total,
+                payment_token=record.payment_token,
             ),
             timeout=self._timeout,
         )
@@ -79,7 +88,9 @@ class Checkout:
             logger.bind(order_id=order_id).error("payment captured for an order that is {}", ended_before[-1])
         return record
 
-    async def close(self, order_id: str, closing_as: order_pb2.OrderStatus.ValueType, *, reason: str) -> OrderRecord | None:
+    async def close(
+        self, order_id: str, closing_as: order_pb2.OrderStatus.ValueType, *, reason: str
+    ) -> OrderRecord | None:
         """Void an order's payment and end it as CANCELLED or EXPIRED; None where there is no such order.
 
         Raises FAILED_PRECONDITION when the order ended otherwise, or its payment is captured.
@@ -116,10 +127,12 @@ class Checkout:
         """The payment was captured before it could be voided: have the order settled, and say that it is closed."""
         await self._payments.Capture(service_pb2.CaptureRequest(payment_id=order_id), timeout=self._timeout)
         record = await self.settle(order_id)
-        assert record is not None  # noqa: S101 - it was there when the close began, and rows are never deleted
+        assert record is not None  # noqa: S101 - an invariant, not input
         raise order_closed(record.order)
 
-    async def _move(self, record: OrderRecord, status: order_pb2.OrderStatus.ValueType, *, reason: str = "") -> OrderRecord:
+    async def _move(
+        self, record: OrderRecord, status: order_pb2.OrderStatus.ValueType, *, reason: str = ""
+    ) -> OrderRecord:
         """Move an open order on, and return it as it is then; one that ended in between stays as it is."""
         nonce = record.nonce
 

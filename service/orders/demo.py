@@ -20,13 +20,14 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+
 from shop.orders.v1 import order_pb2, service_pb2, service_pb2_grpc
 from shop.payments.v1 import payment_pb2
 from shop.payments.v1 import service_pb2 as payments_pb2
 from shop.payments.v1 import service_pb2_grpc as payments_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
@@ -91,10 +92,14 @@ def read_cases(path: Path | None) -> list[Case]:
 
 async def run(context: DemoContext) -> int:
     """Run the demo on a stack that is up; return 0 when everything became what the file expects."""
-    options = _options(context.args)
+    options = _options(context.arguments)
     cases = read_cases(options.file)
     address = context.stack.sidecar(CALLER).grpc_address
-    limit = [("grpc.max_send_message_length", -1), ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+    limit = [
+        ("grpc.max_send_message_length", -1),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 500),
+    ]
     async with grpc.aio.insecure_channel(address, limit) as channel:
         shop = _Shop(channel)
         started = time.perf_counter()
@@ -119,7 +124,9 @@ async def run(context: DemoContext) -> int:
 
 def _options(args: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="apibase demo", description=__doc__)
-    parser.add_argument("--file", type=Path, help="a file of orders, one JSON object a line (default: the one that ships)")
+    parser.add_argument(
+        "--file", type=Path, help="a file of orders, one JSON object a line (default: the one that ships)"
+    )
     parser.add_argument("--kill", metavar="APP", help="kill -9 this app while orders are placed, and start it again")
     return parser.parse_args(list(args))
 
@@ -153,12 +160,14 @@ class _Shop:
 
     async def payment(self, payment_id: str) -> payment_pb2.Payment:
         got = await self._payments.GetPayment(
-            payments_pb2.GetPaymentRequest(payment_id=payment_id), metadata=(("dapr-app-id", "payments"),), timeout=_CALL_SECONDS
+            payments_pb2.GetPaymentRequest(payment_id=payment_id),
+            metadata=(("dapr-app-id", "payments"),),
+            timeout=_CALL_SECONDS,
         )
         return got.payment
 
 
-async def _play(cases: Sequence[Case], shop: _Shop, advance: Any) -> list[Result]:  # noqa: ANN401 - a progress bar's
+async def _play(cases: Sequence[Case], shop: _Shop, advance: Callable[[], None]) -> list[Result]:
     """Place every case, some at once, each after the one that it names."""
     at_once = asyncio.Semaphore(_AT_ONCE)
     answered = {case.name: asyncio.Event() for case in cases}
@@ -200,7 +209,7 @@ async def _place(case: Case, shop: _Shop) -> Result:
 async def _wait_final(result: Result, shop: _Shop) -> None:
     """Wait until an order has a final status."""
     started = time.perf_counter()
-    assert result.order is not None  # noqa: S101 - the caller's own test
+    assert result.order is not None  # noqa: S101 - an invariant, not input
     while result.order.status in _OPEN and time.perf_counter() < started + _SETTLE_SECONDS:
         await asyncio.sleep(_POLL_SECONDS)
         try:
@@ -236,9 +245,13 @@ async def _check(results: Sequence[Result], shop: _Shop) -> None:
             "status": result.outcome if result.order is not None else "",
             "status_reason": result.order.status_reason if result.order is not None else "",
         }
-        result.problems += [f"{key} is {got[key]!r}, not {expect[key]!r}" for key in got if key in expect and got[key] != expect[key]]
+        result.problems += [
+            f"{key} is {got[key]!r}, not {expect[key]!r}" for key in got if key in expect and got[key] != expect[key]
+        ]
         if "field" in expect and expect["field"] not in result.fields:
-            result.problems.append(f"the violations name {', '.join(result.fields) or 'no field'}, not {expect['field']}")
+            result.problems.append(
+                f"the violations name {', '.join(result.fields) or 'no field'}, not {expect['field']}"
+            )
         twin = by_name[result.case.same_as].order if result.case.same_as else None
         if twin is not None and (result.order is None or result.order.order_id != twin.order_id):
             result.problems.append(f"is not the same order as {result.case.same_as!r}")
@@ -258,11 +271,23 @@ def _payment_problems(order: order_pb2.Order, payment: payment_pb2.Payment) -> l
 
 def _report(console: Console, results: Sequence[Result], took: float) -> None:
     """Print the table of orders, the totals, and whatever is not as expected."""
-    table = Table(title="Orders placed by the storefront through its sidecar", title_justify="left", header_style="bold")
-    for column, justify in (("", "right"), ("order", "left"), ("customer", "left"), ("total", "right"), ("outcome", "left"), ("ms", "right"), ("trace id", "left")):
+    table = Table(
+        title="Orders placed by the storefront through its sidecar", title_justify="left", header_style="bold"
+    )
+    for column, justify in (
+        ("", "right"),
+        ("order", "left"),
+        ("customer", "left"),
+        ("total", "right"),
+        ("outcome", "left"),
+        ("ms", "right"),
+        ("trace id", "left"),
+    ):
         table.add_column(column, justify=justify, no_wrap=column != "outcome", overflow="ellipsis")  # type: ignore[arg-type]
     for number, result in enumerate(results, 1):
-        style = "red" if result.problems else "green" if result.code == "OK" and result.outcome == "SETTLED" else "yellow"
+        style = (
+            "red" if result.problems else "green" if result.code == "OK" and result.outcome == "SETTLED" else "yellow"
+        )
         table.add_row(
             str(number),
             result.case.name,
@@ -277,16 +302,24 @@ def _report(console: Console, results: Sequence[Result], took: float) -> None:
     statuses = [result.outcome.lower() for result in orders.values()]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses), reverse=True))
     refused = sum(result.order is None for result in results)
-    console.print(f"{len(results)} requests: {len(orders)} orders ({counts}), {refused} refused; {took:.1f} s, {len(results) / took:.0f} requests/s")
+    console.print(
+        f"{len(results)} requests: {len(orders)} orders ({counts}), {refused} refused; {took:.1f} s, {len(results) / took:.0f} requests/s"
+    )
     calls = sorted(result.called_seconds * 1000 for result in results)
     settled = sorted(result.settled_seconds * 1000 for result in results if result.settled_seconds is not None)
     for what, times in (("PlaceOrder answered", calls), ("order final", settled)):
         if len(times) > 1:
-            console.print(f"{what}: p50 {statistics.median(times):.0f} ms, p99 {statistics.quantiles(times, n=100, method='inclusive')[98]:.0f} ms")
+            console.print(
+                f"{what}: p50 {statistics.median(times):.0f} ms, p99 {statistics.quantiles(times, n=100, method='inclusive')[98]:.0f} ms"
+            )
     failed = [result for result in results if result.problems]
     for result in failed:
         console.print(f"[red]✗ {result.case.name}[/red] (trace {result.trace_id}): {'; '.join(result.problems)}")
-    verdict = f"[red]{len(failed)} of {len(results)} did not end as the file expects[/red]" if failed else "[green]✓ every order ended as the file expects[/green]"
+    verdict = (
+        f"[red]{len(failed)} of {len(results)} did not end as the file expects[/red]"
+        if failed
+        else "[green]✓ every order ended as the file expects[/green]"
+    )
     console.print(verdict)
 
 

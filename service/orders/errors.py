@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import grpc
-from shop.orders.v1 import order_pb2
 
 from apibase import FieldViolation, InvalidRequest, ServiceError
+from shop.orders.v1 import order_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,9 @@ def lines_not_sold(problems: Sequence[LineProblem]) -> ServiceError:
     """Return INVALID_ARGUMENT with a violation for each line that can't be sold."""
     return InvalidRequest(
         [
-            FieldViolation(f"lines[{problem.index}].sku", f"{problem.sku} {problem.problem.value}", problem.problem.name)
+            FieldViolation(
+                f"lines[{problem.index}].sku", f"{problem.sku} {problem.problem.value}", problem.problem.name
+            )
             for problem in problems
         ],
         reason=problems[0].problem.name,

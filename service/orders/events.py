@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING
 import grpc
 from google.protobuf.empty_pb2 import Empty
 from loguru import logger
-from shop.orders.v1 import events_pb2_grpc, order_pb2
 
 from apibase import Drop, EventContext, ServiceError
 from apibase.observability import call_context
 from orders.store import PAGES, is_open
+from shop.orders.v1 import events_pb2_grpc, order_pb2
 
 if TYPE_CHECKING:
-    from shop.orders.v1.storage_pb2 import OpenOrder
-    from shop.payments.v1.events_pb2 import PaymentSettled
-
     from orders.checkout import Checkout
     from orders.settings import OrderSettings
     from orders.store import OrderStore
+    from shop.orders.v1.storage_pb2 import OpenOrder
+    from shop.payments.v1.events_pb2 import PaymentSettled
 
 _AT_ONCE = 16
 
@@ -87,7 +86,9 @@ class OrderEvents(events_pb2_grpc.OrderEventsServicer):
                 if record.closing_as:
                     await self._checkout.close(entry.order_id, record.closing_as, reason=record.order.status_reason)
                 elif age >= self._settings.expiry:
-                    await self._checkout.close(entry.order_id, order_pb2.ORDER_STATUS_EXPIRED, reason="not_settled_in_time")
+                    await self._checkout.close(
+                        entry.order_id, order_pb2.ORDER_STATUS_EXPIRED, reason="not_settled_in_time"
+                    )
                 else:
                     await self._checkout.advance(record)
             except (ServiceError, grpc.aio.AioRpcError) as error:

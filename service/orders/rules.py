@@ -125,5 +125,10 @@ def order_id(customer_id: str, idempotency_key: str) -> str:
 
 def body_hash(currency: str, lines: Sequence[Line], payment_token: str, note: str) -> str:
     """Return a SHA-256 in hex over all that an order says, apart from who says it and under which key."""
-    body = {"currency": currency, "lines": [[line.sku, line.quantity] for line in lines], "payment_token": payment_token, "note": note}
+    body = {
+        "currency": currency,
+        "lines": [[line.sku, line.quantity] for line in lines],
+        "payment_token": payment_token,
+        "note": note,
+    }
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

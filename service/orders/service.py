@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.type.money_pb2 import Money
 from loguru import logger
-from shop.orders.v1 import order_pb2, service_pb2, service_pb2_grpc, storage_pb2
 
 from apibase import Conflict, ServiceError, SidecarError
 from apibase.observability import outbound_headers
 from orders import rules
 from orders.errors import idempotency_key_reused, lines_not_sold, order_not_found
 from orders.store import now
+from shop.orders.v1 import order_pb2, service_pb2, service_pb2_grpc, storage_pb2
 
 if TYPE_CHECKING:
     from orders.checkout import Checkout
@@ -31,7 +31,9 @@ class OrderService(service_pb2_grpc.OrderServiceServicer):
         self._checkout = checkout
         self._catalogue = catalogue
 
-    async def PlaceOrder(self, request: service_pb2.PlaceOrderRequest, context: Context) -> service_pb2.PlaceOrderResponse:
+    async def PlaceOrder(
+        self, request: service_pb2.PlaceOrderRequest, context: Context
+    ) -> service_pb2.PlaceOrderResponse:
         """Save the order's row, the one point of commitment, then start its payment."""
         new = self._record(request)
         record = await self._store.load(new.order.order_id)
@@ -50,7 +52,9 @@ class OrderService(service_pb2_grpc.OrderServiceServicer):
             raise order_not_found(request.order_id)
         return service_pb2.GetOrderResponse(order=record.order)
 
-    async def CancelOrder(self, request: service_pb2.CancelOrderRequest, context: Context) -> service_pb2.CancelOrderResponse:
+    async def CancelOrder(
+        self, request: service_pb2.CancelOrderRequest, context: Context
+    ) -> service_pb2.CancelOrderResponse:
         """Void the order's payment and end it."""
         record = await self._checkout.close(
             request.order_id, order_pb2.ORDER_STATUS_CANCELLED, reason="cancelled_by_customer"

@@ -15,4 +15,6 @@ class OrderSettings(BaseSettings):
     payments_app_id: str = Field("payments", description="App id of the payments service.")
     payment_timeout: float = Field(3.0, gt=0, description="Deadline in seconds of one call to payments.")
     expiry: float = Field(900.0, gt=0, description="Seconds after which an order that did not settle expires.")
-    sweep_grace: float = Field(5.0, ge=0, description="Seconds that an order is left to its own call before the sweep takes it up.")
+    sweep_grace: float = Field(
+        5.0, ge=0, description="Seconds that an order is left to its own call before the sweep takes it up."
+    )

@@ -12,9 +12,9 @@ import random
 from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from shop.orders.v1 import order_pb2, storage_pb2
 
 from apibase import Conflict, StateItem, StateManager
+from shop.orders.v1 import order_pb2, storage_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -130,4 +130,4 @@ class OrderStore:
 
 async def _back_off(attempt: int) -> None:
     """Wait a little longer, with jitter, after each lost race."""
-    await asyncio.sleep(random.uniform(0, _BACKOFF_SECONDS * 2 ** min(attempt, 6)))  # noqa: S311 - jitter
+    await asyncio.sleep(random.uniform(0, _BACKOFF_SECONDS * 2 ** min(attempt, 6)))  # noqa: S311 - jitter and ids, no secrets

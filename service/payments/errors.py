@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import grpc
-from shop.payments.v1 import payment_pb2
 
 from apibase import ServiceError
+from shop.payments.v1 import payment_pb2
 
 
 def payment_not_found(payment_id: str) -> ServiceError:
     """Return NOT_FOUND: no payment has that id."""
     return ServiceError(
-        grpc.StatusCode.NOT_FOUND, "PAYMENT_NOT_FOUND", f"there is no payment {payment_id}", metadata={"payment_id": payment_id}
+        grpc.StatusCode.NOT_FOUND,
+        "PAYMENT_NOT_FOUND",
+        f"there is no payment {payment_id}",
+        metadata={"payment_id": payment_id},
     )
 
 

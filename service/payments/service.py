@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from shop.payments.v1 import events_pb2, payment_pb2, service_pb2, service_pb2_grpc
 
 from apibase import Conflict, PubSubPublisher, StateItem, StateManager
 from payments.errors import payment_id_reused, payment_not_found, wrong_status
 from payments.provider import decline_reason
+from shop.payments.v1 import events_pb2, payment_pb2, service_pb2, service_pb2_grpc
 
 if TYPE_CHECKING:
     import grpc
@@ -84,7 +84,9 @@ class PaymentService(service_pb2_grpc.PaymentServiceServicer):
             if await self._replace(item):
                 return service_pb2.VoidResponse(payment=payment)
 
-    async def GetPayment(self, request: service_pb2.GetPaymentRequest, context: Context) -> service_pb2.GetPaymentResponse:
+    async def GetPayment(
+        self, request: service_pb2.GetPaymentRequest, context: Context
+    ) -> service_pb2.GetPaymentResponse:
         """Return a payment as it stands."""
         payment = await self._load(request.payment_id)
         if payment is None:

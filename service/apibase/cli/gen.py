@@ -12,16 +12,21 @@ import typer
 
 def gen(
     protos: Annotated[
-        list[Path], typer.Option(help="Folder that import paths are relative to; give it again for more.", exists=True, file_okay=False)
+        list[Path],
+        typer.Option(
+            help="Folder that import paths are relative to; give it again for more.", exists=True, file_okay=False
+        ),
     ] = [Path("protos")],  # noqa: B006 - typer's way
-    out: Annotated[Path, typer.Option(help="Folder that ends with exactly what the contracts give.")] = Path("generated"),
+    out: Annotated[Path, typer.Option(help="Folder that ends with exactly what the contracts give.")] = Path(
+        "generated"
+    ),
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 when generating would.")] = False,
 ) -> None:
     """Generate Python code, stubs and descriptors.binpb from the contracts.
 
     Imports such as dapr_contract/v1, buf/validate and google/type come with the installed packages.
     """
-    from apibase.codegen import CodegenError, generate  # noqa: PLC0415 - needs the `local` extra
+    from apibase.codegen import CodegenError, generate  # noqa: PLC0415 - only where it is needed
 
     try:
         if check:
@@ -38,8 +43,13 @@ def gen(
         typer.echo(f"apibase gen: {error}", err=True)
         raise typer.Exit(1) from None
     if stale:
-        typer.echo(f"apibase gen --check: {len(stale)} of the files in {out} are not what the contracts give; run `apibase gen`:", err=True)
+        typer.echo(
+            f"apibase gen --check: {len(stale)} of the files in {out} are not what the contracts give; run `apibase gen`:",
+            err=True,
+        )
         for path in stale:
             typer.echo(f"  {path}", err=True)
         raise typer.Exit(1)
-    typer.echo(f"{done.contracts} contracts, " + (f"{len(done.changed)} files changed" if done.changed else "nothing changed"))
+    typer.echo(
+        f"{done.contracts} contracts, " + (f"{len(done.changed)} files changed" if done.changed else "nothing changed")
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 from dapr.aio.clients import DaprClient
@@ -125,7 +125,8 @@ class Sidecar:
                     await asyncio.sleep(_RETRY_SECONDS)
             else:
                 logger.bind(
-                    runtime=metadata.runtime_version, components=[component.name for component in metadata.registered_components]
+                    runtime=metadata.runtime_version,
+                    components=[component.name for component in metadata.registered_components],
                 ).info("the sidecar at {} answers after {:.1f} s", self.address, time.monotonic() - started)
                 return
 
@@ -167,21 +168,23 @@ class _Client(DaprClient):
 class _DressedChannel(grpc.aio.Channel):
     """A channel that opens late and dresses every call; a stub can be made of it before any loop runs."""
 
-    def __init__(self, open_channel: Callable[[], grpc.aio.Channel], headers: tuple[tuple[str, str], ...], call_timeout: float) -> None:
+    def __init__(
+        self, open_channel: Callable[[], grpc.aio.Channel], headers: tuple[tuple[str, str], ...], call_timeout: float
+    ) -> None:
         self._open = open_channel
         self._headers = headers
         self._call_timeout = call_timeout
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - grpc's own signature
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
         return _Method(lambda: self._open().unary_unary(*args, **kwargs), self._headers, self._call_timeout)
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
         return _Method(lambda: self._open().unary_stream(*args, **kwargs), self._stream_headers(), None)
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
         return _Method(lambda: self._open().stream_unary(*args, **kwargs), self._stream_headers(), None)
 
-    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
         return _Method(lambda: self._open().stream_stream(*args, **kwargs), self._stream_headers(), None)
 
     def _stream_headers(self) -> tuple[tuple[str, str], ...]:
@@ -192,7 +195,7 @@ class _DressedChannel(grpc.aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         """Leave the connection open: it is shared, and `Sidecar.close` ends it."""
 
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - grpc's own
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         return self._open().get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
@@ -201,7 +204,7 @@ class _DressedChannel(grpc.aio.Channel):
     async def channel_ready(self) -> None:
         await self._open().channel_ready()
 
-    async def __aenter__(self) -> _DressedChannel:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -211,7 +214,9 @@ class _DressedChannel(grpc.aio.Channel):
 class _Method:
     """One method of a stub: adds headers and a deadline to each call."""
 
-    def __init__(self, make: Callable[[], Callable[..., Any]], headers: Sequence[tuple[str, str]], call_timeout: float | None) -> None:
+    def __init__(
+        self, make: Callable[[], Callable[..., Any]], headers: Sequence[tuple[str, str]], call_timeout: float | None
+    ) -> None:
         self._make = make
         self._headers = headers
         self._call_timeout = call_timeout
@@ -222,8 +227,8 @@ class _Method:
         *request: object,
         timeout: float | None = None,
         metadata: Sequence[tuple[str, str | bytes]] | None = None,
-        **options: Any,  # noqa: ANN401 - grpc's own signature
-    ) -> Any:  # noqa: ANN401
+        **options: Any,
+    ) -> Any:
         given = list(metadata or ())
         names = {key for key, _ in given}
         given += [(key, value) for key, value in self._headers if key not in names]

@@ -35,7 +35,9 @@ class PubSubPublisher:
         event_id = id or str(uuid.uuid4())
         metadata = {"cloudevent.id": event_id, "cloudevent.type": event.DESCRIPTOR.full_name}
         # daprd puts the trace of this call on the event only while it traces itself; this does in any case.
-        metadata.update((f"cloudevent.{key}", value) for key, value in outbound_headers().items() if key in _TRACE_HEADERS)
+        metadata.update(
+            (f"cloudevent.{key}", value) for key, value in outbound_headers().items() if key in _TRACE_HEADERS
+        )
         if subject is not None:
             metadata["cloudevent.subject"] = subject
         call = self._sidecar.client.publish_event(

@@ -48,11 +48,19 @@ class StateManager:
             value = json_format.Parse(response.data, message(), ignore_unknown_fields=True)
         except (json_format.ParseError, UnicodeDecodeError) as error:
             text = f"the state under {key!r} is no {message.DESCRIPTOR.full_name}: {error}"
-            raise SidecarError(grpc.StatusCode.DATA_LOSS, "STATE_UNREADABLE", text, component=self.store_name) from error
+            raise SidecarError(
+                grpc.StatusCode.DATA_LOSS, "STATE_UNREADABLE", text, component=self.store_name
+            ) from error
         return StateItem(key, value, response.etag)
 
     async def save(
-        self, key: str, value: Message, *, etag: str | None = None, first_write: bool = False, ttl: timedelta | None = None
+        self,
+        key: str,
+        value: Message,
+        *,
+        etag: str | None = None,
+        first_write: bool = False,
+        ttl: timedelta | None = None,
     ) -> None:
         """Save `value` under `key`.
 
@@ -79,7 +87,12 @@ class StateManager:
             if error.code is grpc.StatusCode.ABORTED:
                 raise Conflict(key, component=self.store_name) from error
             # PostgreSQL refuses a first write over an existing row with a plain error: settle it by looking.
-            if first_write and etag is None and error.code is not grpc.StatusCode.DEADLINE_EXCEEDED and await self._exists(key):
+            if (
+                first_write
+                and etag is None
+                and error.code is not grpc.StatusCode.DEADLINE_EXCEEDED
+                and await self._exists(key)
+            ):
                 raise Conflict(key, component=self.store_name) from error
             raise
 

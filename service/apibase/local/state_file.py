@@ -36,6 +36,11 @@ class InstanceState:
     sidecar_log: str
 
     @property
+    def is_grpc(self) -> bool:
+        """Whether daprd speaks gRPC to it."""
+        return self.protocol in {"grpc", "grpcs"}
+
+    @property
     def sidecar_only(self) -> bool:
         """Whether it is a sidecar for callers."""
         return self.app_port == 0

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from opentelemetry.propagators.textmap import TextMapPropagator
 
 CORRELATION_HEADER = "x-correlation-id"
 
@@ -68,7 +69,7 @@ def correlation_id() -> str:
 
 def _new_span_context() -> trace.SpanContext:
     return trace.SpanContext(
-        trace_id=random.getrandbits(128) or 1,  # noqa: S311 - an id, not a secret
-        span_id=random.getrandbits(64) or 1,  # noqa: S311 - an id, not a secret
+        trace_id=random.getrandbits(128) or 1,
+        span_id=random.getrandbits(64) or 1,
         is_remote=False,
     )

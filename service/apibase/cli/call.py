@@ -1,0 +1,177 @@
+"""`apibase call`: one rpc through a sidecar, JSON in and JSON out."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import grpc
+import grpc.aio
+import typer
+from google.protobuf.message import Message
+
+from apibase.cli.choices import TopologyFile, find_project, read_seconds
+from apibase.cli.console import stderr_console, stdout_console
+from apibase.cli.contracts import Contracts, Method
+from apibase.cli.discovery import CHANNEL_OPTIONS, serving_apps
+from apibase.cli.rpc_errors import describe
+from apibase.cli.runner import Interruption, run_command
+from apibase.local.errors import StackError
+from apibase.local.ports import LOOPBACK
+from apibase.local.state_file import InstanceState, StackState, running_stack
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+def call(  # noqa: PLR0913
+    rpc: Annotated[str, typer.Argument(metavar="SERVICE/METHOD", help="Such as shop.orders.v1.OrderService/GetOrder.")],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="The request as JSON; @FILE or @- (standard input) to read it. A client stream: one JSON a line.")
+    ] = "{}",
+    app_id: Annotated[str | None, typer.Option("--app-id", help="The app to call; default: the one that serves it.")] = None,
+    caller: Annotated[
+        str | None, typer.Option("--from", metavar="APP", help="Call through this app's sidecar; default: that of an app without a command.")
+    ] = None,
+    header: Annotated[list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="Send metadata.")] = None,
+    timeout: Annotated[str, typer.Option("--timeout", help="The deadline: 5s, 500ms, 1m.")] = "10s",
+    file: TopologyFile = None,
+    *,
+    metadata_out: Annotated[bool, typer.Option("--metadata-out", help="Print the metadata of the answer to standard error.")] = False,
+) -> None:
+    """Call an rpc of the stack that is up, as another app would: through a sidecar.
+
+    The answer is printed as JSON, a stream as one JSON a line. The call begins a trace, whose id is on standard error: the
+    logs of every app that it went through have it. A call that fails tells code, message and details there, and the exit code
+    is 1.
+    """
+    project = find_project(file)
+    seconds = read_seconds(timeout)
+
+    async def command(_: Interruption) -> int:
+        state = running_stack(project.state_file)
+        contracts = Contracts(project.descriptors)
+        method = contracts.method(rpc)
+        requests = [contracts.parse(method.request, text) for text in _texts(data, method)]
+        sidecar = _sidecar(state, caller)
+        trace = secrets.token_hex(16)
+        address = f"{LOOPBACK}:{sidecar.grpc_port}"
+        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+            target = app_id or await _find_app(channel, state, method)
+            metadata: Metadata = (
+                ("dapr-app-id", target),
+                ("traceparent", f"00-{trace}-{secrets.token_hex(8)}-01"),
+                *((("dapr-stream", "true"),) if method.client_streams or method.server_streams else ()),
+                *_headers(header or ()),
+            )
+            stderr_console().print(f"[dim]trace: {trace}[/]")
+            outgoing = Outgoing(channel, method, metadata, seconds)
+            try:
+                await _print_answers(outgoing, requests, contracts, show_metadata=metadata_out)
+            except grpc.aio.AioRpcError as error:
+                if metadata_out:
+                    _print_metadata("trailing", error.trailing_metadata())
+                for line in describe(error, contracts.pool):
+                    stderr_console().print(line, markup=False)
+                return 1
+        return 0
+
+    run_command(command)
+
+
+class Outgoing:
+    """A call of any of the four kinds, with its answers as one stream."""
+
+    def __init__(self, channel: grpc.aio.Channel, method: Method, metadata: Metadata, seconds: float) -> None:
+        kinds: dict[tuple[bool, bool], Any] = {
+            (False, False): channel.unary_unary,
+            (False, True): channel.unary_stream,
+            (True, False): channel.stream_unary,
+            (True, True): channel.stream_stream,
+        }
+        make = kinds[method.client_streams, method.server_streams]
+        self._start = make(
+            method.path, request_serializer=method.request.SerializeToString, response_deserializer=method.response.FromString
+        )
+        self.method = method
+        self._options = {"metadata": metadata, "timeout": seconds}
+        self._call: Any = None
+
+    async def answers(self, requests: Sequence[Message]) -> AsyncIterator[Message]:
+        """Send, and yield what comes back."""
+        self._call = self._start(iter(requests) if self.method.client_streams else requests[0], **self._options)
+        if self.method.server_streams:
+            async for message in self._call:
+                yield message
+        else:
+            yield await self._call
+
+    async def metadata(self) -> tuple[Any, Any]:
+        """The answer's initial and trailing metadata."""
+        return await self._call.initial_metadata(), await self._call.trailing_metadata()
+
+
+async def _print_answers(outgoing: Outgoing, requests: Sequence[Message], contracts: Contracts, *, show_metadata: bool) -> None:
+    console = stdout_console()
+    one = not outgoing.method.server_streams
+    async for message in outgoing.answers(requests):
+        console.print(contracts.to_json(message, indent=2 if one else None), markup=False)
+        sys.stdout.flush()
+    if show_metadata:
+        initial, trailing = await outgoing.metadata()
+        _print_metadata("initial", initial)
+        _print_metadata("trailing", trailing)
+
+
+def _print_metadata(kind: str, metadata: Any) -> None:  # noqa: ANN401  (grpc.aio gives several types here)
+    for key, value in metadata or ():
+        stderr_console().print(f"{kind} {key}: {value!r}" if isinstance(value, bytes) else f"{kind} {key}: {value}", markup=False)
+
+
+def _texts(data: str, method: Method) -> list[str]:
+    """The request's JSON, or a client stream's, a line each."""
+    if data == "@-":
+        text = sys.stdin.read()
+    elif data.startswith("@"):
+        try:
+            text = Path(data[1:]).read_text()
+        except OSError as error:
+            message = f"{data[1:]}: {error.strerror}"
+            raise StackError(message) from error
+    else:
+        text = data
+    return [line for line in text.splitlines() if line.strip()] if method.client_streams else [text]
+
+
+def _headers(values: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = []
+    for value in values:
+        name, separator, text = value.partition(":")
+        if not separator or not name.strip():
+            raise typer.BadParameter(f"expected 'NAME: VALUE', found {value!r}", param_hint="--header")
+        pairs.append((name.strip().lower(), text.strip()))
+    return pairs
+
+
+def _sidecar(state: StackState, caller: str | None) -> InstanceState:
+    """The sidecar to call through."""
+    if caller is None:
+        return min(state.instances, key=lambda instance: not instance.sidecar_only)
+    for instance in state.instances:
+        if instance.app_id == caller:
+            return instance
+    known = ", ".join(sorted({instance.app_id for instance in state.instances}))
+    message = f"--from {caller}: not in the stack; there are {known}"
+    raise StackError(message)
+
+
+async def _find_app(channel: grpc.aio.Channel, state: StackState, method: Method) -> str:
+    """The first app that says it serves the method's service."""
+    apps = dict.fromkeys(instance.app_id for instance in state.instances if instance.is_grpc and instance.app_port)
+    found = await serving_apps(channel, method.service, apps)
+    if found:
+        return found[0]
+    message = f"none of the apps that are up ({', '.join(apps)}) says that it serves {method.service}; name one with --app-id"
+    raise StackError(message)
