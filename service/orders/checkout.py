@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from shop.orders.v1.storage_pb2 import OrderRecord
     from shop.payments.v1.service_pb2_grpc import PaymentServiceAsyncStub
 
+# Why an order was closed early, as its customer reads it.
+_REASONS = {
+    order_pb2.ORDER_STATUS_CANCELLED: "cancelled_by_customer",
+    order_pb2.ORDER_STATUS_EXPIRED: "not_settled_in_time",
+}
+
 
 class Checkout:
     """Takes an accepted order through its payment, or to its early end."""
@@ -88,9 +94,7 @@ class Checkout:
             logger.bind(order_id=order_id).error("payment captured for an order that is {}", ended_before[-1])
         return record
 
-    async def close(
-        self, order_id: str, closing_as: order_pb2.OrderStatus.ValueType, *, reason: str
-    ) -> OrderRecord | None:
+    async def close(self, order_id: str, closing_as: order_pb2.OrderStatus.ValueType) -> OrderRecord | None:
         """Void an order's payment and end it as CANCELLED or EXPIRED; None where there is no such order.
 
         Raises FAILED_PRECONDITION when the order ended otherwise, or its payment is captured.
@@ -118,7 +122,7 @@ class Checkout:
         if voided.payment.status == payment_pb2.PAYMENT_STATUS_DECLINED:
             ended = await self._move(record, order_pb2.ORDER_STATUS_REJECTED, reason=voided.payment.decline_reason)
         else:
-            ended = await self._move(record, record.closing_as, reason=reason)
+            ended = await self._move(record, record.closing_as, reason=_REASONS[record.closing_as])
         if ended.order.status != closing_as:
             raise order_closed(ended.order)
         return ended

@@ -10,16 +10,19 @@ import signal
 import statistics
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from shop.orders.v1 import order_pb2, service_pb2, service_pb2_grpc
 from shop.payments.v1 import payment_pb2
@@ -27,17 +30,20 @@ from shop.payments.v1 import service_pb2 as payments_pb2
 from shop.payments.v1 import service_pb2_grpc as payments_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from rich.console import Console
 
     from apibase.local.demo import DemoContext
+
+T = TypeVar("T")
 
 CALLER = "storefront"
 _AT_ONCE = 8
 _SETTLE_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _CALL_SECONDS = 10.0
+_WIDE = 130
 _OPEN = {order_pb2.ORDER_STATUS_ACCEPTED, order_pb2.ORDER_STATUS_STARTED}
 _TRY_AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
@@ -209,16 +215,23 @@ async def _place(case: Case, shop: _Shop) -> Result:
 async def _wait_final(result: Result, shop: _Shop) -> None:
     """Wait until an order has a final status."""
     started = time.perf_counter()
-    assert result.order is not None  # noqa: S101 - an invariant, not input
-    while result.order.status in _OPEN and time.perf_counter() < started + _SETTLE_SECONDS:
+    order = result.order
+    while order is not None and order.status in _OPEN and time.perf_counter() < started + _SETTLE_SECONDS:
         await asyncio.sleep(_POLL_SECONDS)
-        try:
-            result.order = await shop.get(result.order.order_id)
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in _TRY_AGAIN:
-                result.problems.append(f"GetOrder failed: {error.code().name} {error.details()}")
-                return
+        order = result.order = await _patiently(partial(shop.get, order.order_id))
     result.settled_seconds = result.called_seconds + time.perf_counter() - started
+
+
+async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """Make a call that changes nothing, again while the service is away."""
+    deadline = time.perf_counter() + _SETTLE_SECONDS
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in _TRY_AGAIN or time.perf_counter() > deadline:
+                raise
+        await asyncio.sleep(_POLL_SECONDS * 5)
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str, tuple[str, ...]]:
@@ -256,7 +269,8 @@ async def _check(results: Sequence[Result], shop: _Shop) -> None:
         if twin is not None and (result.order is None or result.order.order_id != twin.order_id):
             result.problems.append(f"is not the same order as {result.case.same_as!r}")
         if result.order is not None:
-            result.problems += _payment_problems(result.order, await shop.payment(result.order.order_id))
+            payment = await _patiently(partial(shop.payment, result.order.order_id))
+            result.problems += _payment_problems(result.order, payment)
 
 
 def _payment_problems(order: order_pb2.Order, payment: payment_pb2.Payment) -> list[str]:
@@ -271,33 +285,9 @@ def _payment_problems(order: order_pb2.Order, payment: payment_pb2.Payment) -> l
 
 def _report(console: Console, results: Sequence[Result], took: float) -> None:
     """Print the table of orders, the totals, and whatever is not as expected."""
-    table = Table(
-        title="Orders placed by the storefront through its sidecar", title_justify="left", header_style="bold"
-    )
-    for column, justify in (
-        ("", "right"),
-        ("order", "left"),
-        ("customer", "left"),
-        ("total", "right"),
-        ("outcome", "left"),
-        ("ms", "right"),
-        ("trace id", "left"),
-    ):
-        table.add_column(column, justify=justify, no_wrap=column != "outcome", overflow="ellipsis")  # type: ignore[arg-type]
-    for number, result in enumerate(results, 1):
-        style = (
-            "red" if result.problems else "green" if result.code == "OK" and result.outcome == "SETTLED" else "yellow"
-        )
-        table.add_row(
-            str(number),
-            result.case.name,
-            result.case.request.customer_id or "—",
-            _money(result.order),
-            f"[{style}]{result.outcome}[/{style}]" + ("  [bold red]✗[/bold red]" if result.problems else ""),
-            f"{(result.settled_seconds or result.called_seconds) * 1000:.0f}",
-            result.trace_id,
-        )
-    console.print(table)
+    if not console.is_terminal:
+        console.width = _WIDE
+    console.print(_table(results, wide=console.width >= _WIDE))
     orders = {result.order.order_id: result for result in results if result.order is not None}
     statuses = [result.outcome.lower() for result in orders.values()]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses), reverse=True))
@@ -321,6 +311,37 @@ def _report(console: Console, results: Sequence[Result], took: float) -> None:
         else "[green]✓ every order ended as the file expects[/green]"
     )
     console.print(verdict)
+
+
+def _table(results: Sequence[Result], *, wide: bool) -> Table:
+    """Return the table of orders; without customers and totals where there is no room for them."""
+    table = Table(
+        title="Orders placed by the storefront through its sidecar",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    if wide:
+        table.add_column("", justify="right")
+    table.add_column("order", no_wrap=True, overflow="ellipsis")
+    if wide:
+        table.add_column("customer", no_wrap=True)
+        table.add_column("total", justify="right", no_wrap=True)
+    table.add_column("outcome", no_wrap=True, min_width=22)
+    table.add_column("ms", justify="right", no_wrap=True, min_width=4)
+    table.add_column("trace id", no_wrap=True, min_width=32)
+    for number, result in enumerate(results, 1):
+        style = "red" if result.problems else "green" if result.outcome == "SETTLED" else "yellow"
+        outcome = result.outcome if wide else result.reason or result.outcome
+        table.add_row(
+            *([str(number)] if wide else []),
+            result.case.name,
+            *([result.case.request.customer_id or "—", _money(result.order)] if wide else []),
+            Text(outcome + (" ✗" if result.problems else ""), style=style),
+            f"{(result.settled_seconds or result.called_seconds) * 1000:.0f}",
+            result.trace_id,
+        )
+    return table
 
 
 def _money(order: order_pb2.Order | None) -> str:

@@ -84,11 +84,9 @@ class OrderEvents(events_pb2_grpc.OrderEventsServicer):
         with call_context({"traceparent": record.traceparent}):
             try:
                 if record.closing_as:
-                    await self._checkout.close(entry.order_id, record.closing_as, reason=record.order.status_reason)
+                    await self._checkout.close(entry.order_id, record.closing_as)
                 elif age >= self._settings.expiry:
-                    await self._checkout.close(
-                        entry.order_id, order_pb2.ORDER_STATUS_EXPIRED, reason="not_settled_in_time"
-                    )
+                    await self._checkout.close(entry.order_id, order_pb2.ORDER_STATUS_EXPIRED)
                 else:
                     await self._checkout.advance(record)
             except (ServiceError, grpc.aio.AioRpcError) as error:

@@ -56,9 +56,7 @@ class OrderService(service_pb2_grpc.OrderServiceServicer):
         self, request: service_pb2.CancelOrderRequest, context: Context
     ) -> service_pb2.CancelOrderResponse:
         """Void the order's payment and end it."""
-        record = await self._checkout.close(
-            request.order_id, order_pb2.ORDER_STATUS_CANCELLED, reason="cancelled_by_customer"
-        )
+        record = await self._checkout.close(request.order_id, order_pb2.ORDER_STATUS_CANCELLED)
         if record is None:
             raise order_not_found(request.order_id)
         return service_pb2.CancelOrderResponse(order=record.order)

@@ -9,6 +9,7 @@ COMMANDS = {
     "run": "apibase.cli.run:run",
     "call": "apibase.cli.call:call",
     "demo": "apibase.cli.demo:demo",
+    "gen": "apibase.cli.gen:gen",
 }
 """Every command: its name, and the function that is it. Adding one is a line here."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Annotated
@@ -55,8 +56,9 @@ def read_seconds(value: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def load_function(reference: str, setting: str) -> Callable[..., Awaitable[object]]:
-    """Import `module:function`; an error that names the setting it comes from."""
+def load_function(reference: str, setting: str, root: Path) -> Callable[..., Awaitable[object]]:
+    """Import `module:function`, also from the project's root; an error names the setting that it comes from."""
+    sys.path.insert(0, str(root))
     module_name, _, name = reference.partition(":")
     if not module_name or not name:
         message = f"{setting}: expected module:function, found {reference!r}"

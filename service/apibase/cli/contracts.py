@@ -52,7 +52,7 @@ class Contracts:
         self.pool = DescriptorPool()
         self._names = [proto.name for proto in files.file]
         for proto in files.file:
-            self.pool.Add(proto)  # type: ignore[no-untyped-call]
+            self.pool.Add(proto)
 
     def services(self) -> Iterator[ServiceDescriptor]:
         """The project's own services, in the order of the set."""

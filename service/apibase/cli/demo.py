@@ -35,7 +35,7 @@ def demo(
     async def command(interruption: Interruption) -> int:
         if not project.demo:
             raise StackError(f"{project.root / 'pyproject.toml'}: {_SETTING} is not set; it names the job, as module:function")
-        job = load_function(project.demo, _SETTING)
+        job = load_function(project.demo, _SETTING, project.root)
         console = stdout_console()
         progress = Progress(stderr_console())
         options = StackOptions(

@@ -20,18 +20,21 @@ _MESSAGE = ("message", "msg", "event")
 _TRACE = ("trace_id", "traceId", "trace", "trace.id")
 _SHOWN = {*_TIME, *_LEVEL, *_MESSAGE, *_TRACE, "app", "app_id", "service", "instance", "scope", "type", "ver", "span_id", "pid"}
 _QUIET_LEVELS = {"TRACE", "DEBUG", "INFO"}
+_QUIET_WHILE_CHANGING = {*_QUIET_LEVELS, "WARNING", "WARN"}
 
 
 class LogPrinter:
     """Prints processes' lines, each after its app's name in a colour of its own.
 
-    A sidecar's are printed from warnings upwards, unless all are asked for here or by the topology's
-    `daprdLogDestination`. Nothing of an app whose `appLogDestination` is a file alone; nothing of backends and control plane.
+    A sidecar's are printed from warnings upwards, and only errors while the stack starts or stops, when daprd warns of
+    what is normal then; all of them, if they are asked for here or by the topology's `daprdLogDestination`. Nothing of an app whose `appLogDestination` is a file alone; nothing of backends and control plane.
     """
 
     def __init__(self, console: Console, topology: Topology, *, raw: bool, sidecar_logs: bool) -> None:
         self._console = console
         self._raw = raw
+        self.steady = False
+        """Whether the stack is up: neither starting nor stopping."""
         self._apps = {app.app_id for app in topology.apps if app.app_log != "file"}
         self._sidecars = {app.app_id for app in topology.apps if sidecar_logs or app.sidecar_log != "file"}
         self._width = max((len(app.app_id) for app in topology.apps), default=0)
@@ -43,7 +46,7 @@ class LogPrinter:
         if event.role == Role.PLATFORM or (event.role == Role.APP and event.app_id not in self._apps):
             return
         fields = _parse(event.text)
-        if event.role == Role.SIDECAR and event.app_id not in self._sidecars and not _is_loud(fields, event.text):
+        if event.role == Role.SIDECAR and event.app_id not in self._sidecars and not self._is_loud(fields, event.text):
             return
         if self._raw:
             self._console.print(Text(event.text))
@@ -51,6 +54,12 @@ class LogPrinter:
         name = event.subject if event.role == Role.APP else f"{event.app_id}/daprd"
         line = Text.assemble((f"{name:<{self._width}} ", self._colour.get(event.app_id, "")))
         self._console.print(line.append_text(human(fields) if fields else Text(event.text)))
+
+    def _is_loud(self, fields: Mapping[str, object], line: str) -> bool:
+        if not fields:
+            return bool(line.strip())
+        quiet = _QUIET_LEVELS if self.steady else _QUIET_WHILE_CHANGING
+        return str(_pick(fields, _LEVEL)).upper() not in quiet
 
 
 def human(fields: Mapping[str, object]) -> Text:
@@ -75,12 +84,6 @@ def _parse(line: str) -> dict[str, object]:
     except ValueError:
         return {}
     return fields if isinstance(fields, dict) else {}
-
-
-def _is_loud(fields: Mapping[str, object], line: str) -> bool:
-    if not fields:
-        return bool(line.strip())
-    return str(_pick(fields, _LEVEL)).upper() not in _QUIET_LEVELS
 
 
 def _pick(fields: Mapping[str, object], names: tuple[str, ...]) -> object:

@@ -66,7 +66,11 @@ def up(  # noqa: PLR0913
                 interruption.normal = True
                 console.print(stack_table(stack))
                 await _say_what_next(stack, project)
-                await stack.run(asyncio.Event().wait())
+                printer.steady = True
+                try:
+                    await stack.run(asyncio.Event().wait())
+                finally:
+                    printer.steady = False
         return 0
 
     run_command(command)

@@ -62,13 +62,13 @@ def group_alive(group: int) -> bool:
 
 
 def send(group: int, number: int) -> None:
-    """Signal a process group, if it is still there."""
+    """Signal a process group, if it is still there; the signal 0 is none."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
 
 def end_groups(groups: dict[int, int], patience: float = PATIENCE_SECONDS) -> None:
-    """Ask groups to stop, each by its own signal; kill those that still run when patience ends."""
+    """Ask groups to stop, each by its own signal, 0 for none; kill those that still run when patience ends."""
     for group, number in groups.items():
         send(group, number)
     deadline = time.monotonic() + patience

@@ -56,13 +56,17 @@ def plan_postgres(binaries: PostgresBinaries, data: Path, sockets: Path, logs: P
     if not (data / "PG_VERSION").exists():
         options = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
         make = (str(folder / "initdb"), f"--pgdata={data}", f"--username={_SUPERUSER}", *options)
-        initialise = ProcessSpec("initdb", make, env, Path("/"), logs / "postgres.log", user=user)
+        # Left to finish, which takes a second: interrupted, it would leave shared memory that nobody removes.
+        initialise = ProcessSpec(
+            "initdb", make, env, Path("/"), logs / "postgres.log", user=user, stop_signal=0, kill_signal=0, death_signal=0
+        )
     settings = _SETTINGS | {"unix_socket_directories": str(sockets)}
     command = (str(folder / "postgres"), "-D", str(data), *(f"--{key}={value}" for key, value in settings.items()))
-    # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave.
+    # SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one; SIGTERM would wait for every client to leave, and
+    # SIGKILL would leave its shared memory behind.
     spec = ProcessSpec(
         "postgres", command, env, Path("/"), logs / "postgres.log",
-        user=user, stop_signal=signal.SIGINT, death_signal=signal.SIGINT,
+        user=user, stop_signal=signal.SIGINT, kill_signal=signal.SIGQUIT, death_signal=signal.SIGINT,
     )  # fmt: skip
     server = Service(spec, partial(postgres_ok, data), "its pid file does not say ready", within=30)
     return PostgresPlan(initialise, server, f"host={sockets} user={_SUPERUSER} database=postgres")

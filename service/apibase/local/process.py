@@ -34,8 +34,12 @@ class ProcessSpec:
     cwd: Path
     log_path: Path
     user: str = ""
-    stop_signal: signal.Signals = signal.SIGTERM
-    death_signal: signal.Signals = signal.SIGKILL
+    stop_signal: int = signal.SIGTERM
+    """Asks it to stop; 0 for a process that is quickly done, and must not be interrupted."""
+    kill_signal: int = signal.SIGKILL
+    """Ends it when there is no time for grace; 0 as above. SIGKILL follows where this does not help."""
+    death_signal: int = signal.SIGKILL
+    """What the kernel sends it when the supervisor dies; 0 for nothing."""
     grace: float = 10.0
     foreground: bool = False
     """Keep our terminal: no log file, the output goes where ours goes, and Ctrl-C to the process alone."""
@@ -145,7 +149,8 @@ class ManagedProcess:
         if self._popen is None:
             return
         if self.alive:
-            self._popen.send_signal(self.spec.stop_signal)
+            if self.spec.stop_signal:
+                self._popen.send_signal(self.spec.stop_signal)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._exited.wait(), self.spec.grace)
         await self._end_group()
@@ -154,9 +159,13 @@ class ManagedProcess:
             self._log.close()
 
     def kill_now(self) -> None:
-        """Kill the process and its group at once, without waiting."""
+        """End the process and its group at once, without waiting."""
         self.exit_expected = True
-        if self._popen is not None and (self.alive or guard.group_alive(self.pid)):
+        if self._popen is None or not self.spec.kill_signal:
+            return
+        if self.spec.kill_signal != signal.SIGKILL and self.alive:
+            self._popen.send_signal(self.spec.kill_signal)
+        elif self.alive or guard.group_alive(self.pid):
             guard.send(self.pid, signal.SIGKILL)
 
     def tail(self, lines: int = _DIAGNOSTIC_LINES) -> list[str]:

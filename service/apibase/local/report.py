@@ -14,7 +14,7 @@ EVERY_SECONDS = 5.0
 """How long a slow step may go on without a line."""
 
 
-class ToolMissing(StackError):  # noqa: N818 - named by what it says, as the stack's other errors
+class ToolMissing(StackError):
     """An executable is neither there nor to be had; the first line says which, and the way to get it.
 
     After a failed build or download, the last lines of its output and the place of the whole log follow.

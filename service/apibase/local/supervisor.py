@@ -104,7 +104,7 @@ class Supervisor:
             members = [member for member in self.members if member.phase == phase]
             if any(member.process.alive for member in members):
                 names = ", ".join(member.process.name for member in members if member.process.alive)
-                self._on_event(Event(EventKind.STOPPING, members[0].role, names))
+                self._on_event(Event(EventKind.STOPPING, Role.STACK, "stack", names))
             await asyncio.gather(*(member.process.stop() for member in members))
         guard.end_marked(self.stack_id)
         self.guardian.dismiss()

