@@ -16,16 +16,16 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from shop.orders.v1 import order_pb2, service_pb2
-from shop.orders.v1.service_pb2_grpc import OrderServiceStub
-from shop.payments.v1 import payment_pb2
-from shop.payments.v1 import service_pb2 as payments_pb2
-from shop.payments.v1.service_pb2_grpc import PaymentServiceStub
 
 from apibase import ServiceInvocationClient, Settings, Sidecar
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
+from shop.orders.v1 import order_pb2, service_pb2
+from shop.orders.v1.service_pb2_grpc import OrderServiceStub
+from shop.payments.v1 import payment_pb2
+from shop.payments.v1 import service_pb2 as payments_pb2
+from shop.payments.v1.service_pb2_grpc import PaymentServiceStub
 
 ROOT = Path(__file__).parent.parent.parent
 OPEN = {order_pb2.ORDER_STATUS_ACCEPTED, order_pb2.ORDER_STATUS_STARTED}

@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
+
 from shop.orders.v1 import order_pb2, service_pb2
 from shop.payments.v1 import payment_pb2
-
 from tests.sidecar.shop import Shop, charges, details, eventually, order_request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 import pytest_asyncio
+
 from shop.orders.v1 import order_pb2, service_pb2
 from shop.payments.v1 import payment_pb2
-
 from tests.sidecar.shop import OPEN, Shop, charges, eventually, open_shop, order_request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from shop.orders.v1 import order_pb2
 
+from shop.orders.v1 import order_pb2
 from tests.sidecar.shop import charges, open_shop, order_request
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import grpc
 import grpc.aio
 import typer
-from google.protobuf.message import Message
 
 from apibase.cli.choices import TopologyFile, find_project, read_seconds
 from apibase.cli.console import stderr_console, stdout_console
@@ -23,23 +21,42 @@ from apibase.local.errors import StackError
 from apibase.local.ports import LOOPBACK
 from apibase.local.state_file import InstanceState, StackState, running_stack
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from google.protobuf.message import Message
+
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 def call(  # noqa: PLR0913
     rpc: Annotated[str, typer.Argument(metavar="SERVICE/METHOD", help="Such as shop.orders.v1.OrderService/GetOrder.")],
     data: Annotated[
-        str, typer.Option("--data", "-d", help="The request as JSON; @FILE or @- (standard input) to read it. A client stream: one JSON a line.")
+        str,
+        typer.Option(
+            "--data",
+            "-d",
+            help="The request as JSON; @FILE or @- (standard input) to read it. A client stream: one JSON a line.",
+        ),
     ] = "{}",
-    app_id: Annotated[str | None, typer.Option("--app-id", help="The app to call; default: the one that serves it.")] = None,
-    caller: Annotated[
-        str | None, typer.Option("--from", metavar="APP", help="Call through this app's sidecar; default: that of an app without a command.")
+    app_id: Annotated[
+        str | None, typer.Option("--app-id", help="The app to call; default: the one that serves it.")
     ] = None,
-    header: Annotated[list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="Send metadata.")] = None,
+    caller: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="APP", help="Call through this app's sidecar; default: that of an app without a command."
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="Send metadata.")
+    ] = None,
     timeout: Annotated[str, typer.Option("--timeout", help="The deadline: 5s, 500ms, 1m.")] = "10s",
     file: TopologyFile = None,
     *,
-    metadata_out: Annotated[bool, typer.Option("--metadata-out", help="Print the metadata of the answer to standard error.")] = False,
+    metadata_out: Annotated[
+        bool, typer.Option("--metadata-out", help="Print the metadata of the answer to standard error.")
+    ] = False,
 ) -> None:
     """Call an rpc of the stack that is up, as another app would: through a sidecar.
 
@@ -93,7 +110,9 @@ class Outgoing:
         }
         make = kinds[method.client_streams, method.server_streams]
         self._start = make(
-            method.path, request_serializer=method.request.SerializeToString, response_deserializer=method.response.FromString
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.response.FromString,
         )
         self.method = method
         self._options = {"metadata": metadata, "timeout": seconds}
@@ -113,7 +132,9 @@ class Outgoing:
         return await self._call.initial_metadata(), await self._call.trailing_metadata()
 
 
-async def _print_answers(outgoing: Outgoing, requests: Sequence[Message], contracts: Contracts, *, show_metadata: bool) -> None:
+async def _print_answers(
+    outgoing: Outgoing, requests: Sequence[Message], contracts: Contracts, *, show_metadata: bool
+) -> None:
     console = stdout_console()
     one = not outgoing.method.server_streams
     async for message in outgoing.answers(requests):
@@ -127,7 +148,9 @@ async def _print_answers(outgoing: Outgoing, requests: Sequence[Message], contra
 
 def _print_metadata(kind: str, metadata: Any) -> None:  # noqa: ANN401  (grpc.aio gives several types here)
     for key, value in metadata or ():
-        stderr_console().print(f"{kind} {key}: {value!r}" if isinstance(value, bytes) else f"{kind} {key}: {value}", markup=False)
+        stderr_console().print(
+            f"{kind} {key}: {value!r}" if isinstance(value, bytes) else f"{kind} {key}: {value}", markup=False
+        )
 
 
 def _texts(data: str, method: Method) -> list[str]:
@@ -173,5 +196,7 @@ async def _find_app(channel: grpc.aio.Channel, state: StackState, method: Method
     found = await serving_apps(channel, method.service, apps)
     if found:
         return found[0]
-    message = f"none of the apps that are up ({', '.join(apps)}) says that it serves {method.service}; name one with --app-id"
+    message = (
+        f"none of the apps that are up ({', '.join(apps)}) says that it serves {method.service}; name one with --app-id"
+    )
     raise StackError(message)

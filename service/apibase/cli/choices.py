@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apibase.local.errors import StackError
 from apibase.local.project import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
 
 TopologyFile = Annotated[
     Path | None,
@@ -52,7 +54,9 @@ def read_seconds(value: str) -> float:
     """`5s`, `500ms`, `1m` or plain seconds."""
     match = _DURATION.fullmatch(value)
     if not match:
-        raise typer.BadParameter(f"expected a duration such as 5s, 500ms or 1m, found {value!r}", param_hint="--timeout")
+        raise typer.BadParameter(
+            f"expected a duration such as 5s, 500ms or 1m, found {value!r}", param_hint="--timeout"
+        )
     return float(match[1]) * _UNITS[match[2]]
 
 

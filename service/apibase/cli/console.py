@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+import sys
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from apibase.cli.log_lines import human, parse
+from apibase.local.errors import QUOTE
 from apibase.local.events import Event, EventKind
-from apibase.local.stack import Stack
-from apibase.local.state_file import InstanceState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from rich.status import Status
+
+    from apibase.local.stack import Stack
+    from apibase.local.state_file import InstanceState
+
+
+_WIDTH = 160  # Where there is no terminal to ask.
 
 
 def stdout_console() -> Console:
     """A console on standard output, for results."""
-    return Console(highlight=False, soft_wrap=True)
+    return _console(stderr=False)
 
 
 def stderr_console() -> Console:
     """A console on standard error, for progress and errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return _console(stderr=True)
 
 
 def fail(message: str) -> None:
@@ -33,7 +43,19 @@ def fail(message: str) -> None:
     first, *rest = message.splitlines() or [""]
     console.print(Text.assemble(("apibase: ", "bold red"), first))
     for line in rest:
-        console.print(Text(line))
+        console.print(_readable(line))
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else _WIDTH)
+
+
+def _readable(line: str) -> Text:
+    """A log's last lines, as they stand in an error, are shown as they would be on the console."""
+    mark, _, text = line.partition(QUOTE)
+    fields = parse(text)
+    return Text.assemble(mark, QUOTE, human(fields)) if fields and not mark else Text(line)
 
 
 class Progress:
@@ -118,5 +140,3 @@ def stack_table(stack: Stack) -> Table:
             log.rpartition("/")[2],
         )
     return table
-
-

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from apibase.local.errors import StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 _NOT_OURS = ("google.", "grpc.", "dapr.", "buf.")
 
@@ -64,7 +68,9 @@ class Contracts:
     def method(self, name: str) -> Method:
         """The rpc of `package.Service/Method` (a leading slash or a dot before the method will do); else the nearest names."""
         wanted = name.strip("/")
-        found = {f"{service.full_name}/{method.name}": method for service in self.services() for method in service.methods}
+        found = {
+            f"{service.full_name}/{method.name}": method for service in self.services() for method in service.methods
+        }
         for full, descriptor in found.items():
             if wanted in {full, full.replace("/", ".")}:
                 return _method(descriptor)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,16 +11,20 @@ from apibase.cli.console import Progress, stderr_console, stdout_console
 from apibase.cli.runner import Interruption, run_command
 from apibase.local.demo import DemoContext
 from apibase.local.errors import StackError
-from apibase.local.log_file import new_log_folder
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
 _SETTING = "tool.apibase.demo"
 
 
 def demo(
-    arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to the demo; after `--` if they look like options.")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="Passed on to the demo; after `--` if they look like options.")
+    ] = None,
     file: TopologyFile = None,
     replicas: Replicas = None,
 ) -> None:
@@ -34,12 +37,16 @@ def demo(
 
     async def command(interruption: Interruption) -> int:
         if not project.demo:
-            raise StackError(f"{project.root / 'pyproject.toml'}: {_SETTING} is not set; it names the job, as module:function")
+            raise StackError(
+                f"{project.root / 'pyproject.toml'}: {_SETTING} is not set; it names the job, as module:function"
+            )
         job = load_function(project.demo, _SETTING, project.root)
         console = stdout_console()
         progress = Progress(stderr_console())
         options = StackOptions(
-            replicas=read_replicas(replicas), log_dir=new_log_folder(project.log_folder), on_event=progress.on_event
+            replicas=read_replicas(replicas),
+            log_runs=project.log_folder,
+            on_event=interruption.unless_gone(progress.on_event),
         )
         stack = Stack(read_topology(project.topology), options)
         interruption.kill = stack.kill_now

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc.aio
 
 from apibase.cli.contracts import Contracts
 from apibase.cli.discovery import CHANNEL_OPTIONS, serving_apps
 from apibase.local.errors import StackError
-from apibase.local.stack import Stack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from apibase.local.stack import Stack
 
 
 async def suggest_call(stack: Stack, descriptors: Path) -> str:

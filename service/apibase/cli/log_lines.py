@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
 from apibase.local.events import Event, Role
-from apibase.local.topology import Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import Console
+
+    from apibase.local.topology import Topology
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _LEVELS = {"WARNING": "yellow", "WARN": "yellow", "ERROR": "red", "CRITICAL": "bold red", "FATAL": "bold red"}
@@ -18,7 +23,8 @@ _TIME = ("time", "timestamp", "ts", "@timestamp")
 _LEVEL = ("level", "severity", "levelname", "lvl")
 _MESSAGE = ("message", "msg", "event")
 _TRACE = ("trace_id", "traceId", "trace", "trace.id")
-_SHOWN = {*_TIME, *_LEVEL, *_MESSAGE, *_TRACE, "app", "app_id", "service", "instance", "scope", "type", "ver", "span_id", "pid"}
+_NOISE = {"app", "app_id", "service", "instance", "scope", "type", "ver", "span_id", "pid", "logger"}
+_SHOWN = {*_TIME, *_LEVEL, *_MESSAGE, *_TRACE, *_NOISE}
 _QUIET_LEVELS = {"TRACE", "DEBUG", "INFO"}
 _QUIET_WHILE_CHANGING = {*_QUIET_LEVELS, "WARNING", "WARN"}
 
@@ -27,7 +33,8 @@ class LogPrinter:
     """Prints processes' lines, each after its app's name in a colour of its own.
 
     A sidecar's are printed from warnings upwards, and only errors while the stack starts or stops, when daprd warns of
-    what is normal then; all of them, if they are asked for here or by the topology's `daprdLogDestination`. Nothing of an app whose `appLogDestination` is a file alone; nothing of backends and control plane.
+    what is normal then; all of them, if they are asked for here or by the topology's `daprdLogDestination`. Nothing of an
+    app whose `appLogDestination` is a file alone; nothing of backends and control plane.
     """
 
     def __init__(self, console: Console, topology: Topology, *, raw: bool, sidecar_logs: bool) -> None:
@@ -45,7 +52,7 @@ class LogPrinter:
         """Print a line, if it is one to be printed."""
         if event.role == Role.PLATFORM or (event.role == Role.APP and event.app_id not in self._apps):
             return
-        fields = _parse(event.text)
+        fields = parse(event.text)
         if event.role == Role.SIDECAR and event.app_id not in self._sidecars and not self._is_loud(fields, event.text):
             return
         if self._raw:
@@ -66,9 +73,15 @@ def human(fields: Mapping[str, object]) -> Text:
     """A JSON line's fields: time, level, message, what else it says, and the trace."""
     level = str(_pick(fields, _LEVEL)).upper()
     text = Text.assemble(
-        (_clock(_pick(fields, _TIME)), "dim"), " ", (f"{level:<7}", _LEVELS.get(level, "")), " ", str(_pick(fields, _MESSAGE))
+        (_clock(_pick(fields, _TIME)), "dim"),
+        " ",
+        (f"{level:<7}", _LEVELS.get(level, "")),
+        " ",
+        str(_pick(fields, _MESSAGE)),
     )
-    extra = " ".join(f"{key}={_short(value)}" for key, value in fields.items() if key not in _SHOWN and value not in ("", None))
+    extra = " ".join(
+        f"{key}={_short(value)}" for key, value in fields.items() if key not in _SHOWN and value not in ("", None)
+    )
     if extra:
         text.append(f"  {extra}", "dim")
     if trace := _pick(fields, _TRACE):
@@ -76,7 +89,8 @@ def human(fields: Mapping[str, object]) -> Text:
     return text
 
 
-def _parse(line: str) -> dict[str, object]:
+def parse(line: str) -> dict[str, object]:
+    """The fields of a JSON line; none if it is not one."""
     if not line.startswith("{"):
         return {}
     try:

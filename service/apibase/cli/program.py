@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-_ABOUT = "Services on Dapr, run on your own machine: sidecars, control plane, backends and apps, without a container engine."
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ABOUT = (
+    "Services on Dapr, run on your own machine: sidecars, control plane, backends and apps, without a container engine."
+)
 
 
 def program(commands: Mapping[str, str]) -> typer.Typer:
@@ -30,7 +34,7 @@ def program(commands: Mapping[str, str]) -> typer.Typer:
     return app
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001  (typer calls it so)
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"apibase {version('apibase')}")
         raise typer.Exit
@@ -39,6 +43,6 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001  (typer calls it so)
 def _options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,  # noqa: FBT002
+    ] = False,
 ) -> None:
     """Take the options that stand before a command."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import grpc.aio
 from google.protobuf import json_format
-from google.protobuf.any_pb2 import Any
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import grpc.aio
+    from google.protobuf.any_pb2 import Any
+    from google.protobuf.descriptor_pool import DescriptorPool
 
 _DETAILS = "grpc-status-details-bin"
 _KNOWN: tuple[type[Message], ...] = (

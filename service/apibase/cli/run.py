@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,12 +14,13 @@ from apibase.cli.choices import TopologyFile, find_project
 from apibase.cli.console import Progress, stderr_console, stdout_console
 from apibase.cli.runner import Interruption, run_command
 from apibase.local.errors import NoStack
-from apibase.local.log_file import new_log_folder
 from apibase.local.options import StackOptions
-from apibase.local.project import Project
 from apibase.local.stack import Stack
 from apibase.local.state_file import StackState, running_stack
 from apibase.local.topology import Topology, read_topology
+
+if TYPE_CHECKING:
+    from apibase.local.project import Project
 
 
 def run(
@@ -30,7 +31,8 @@ def run(
     file: TopologyFile = None,
     *,
     sidecar_only: Annotated[
-        bool, typer.Option("--sidecar-only", help="Start the sidecar and print the variables for an app started elsewhere.")
+        bool,
+        typer.Option("--sidecar-only", help="Start the sidecar and print the variables for an app started elsewhere."),
     ] = False,
 ) -> None:
     """Run one app in the foreground, with its sidecar.
@@ -46,7 +48,9 @@ def run(
         state = _running(project)
         console = stderr_console()
         if state and any(instance.app_id == app and instance.app_pid for instance in state.instances):
-            console.print(f"{app} runs in the stack already, so the two share its calls; to have them all: apibase up --skip {app}")
+            console.print(
+                f"{app} runs in the stack already, so the two share its calls; to have them all: apibase up --skip {app}"
+            )
         progress = Progress(console)
         options = StackOptions(
             apps=frozenset({app}),
@@ -54,8 +58,10 @@ def run(
             foreground=app,
             join=state.platform if state else None,
             state_file=None if state else project.state_file,
-            log_dir=_log_folder(project, state, app),
-            on_event=progress.on_event,
+            log_runs=None if state else project.log_folder,
+            # Beside the stack's own logs when there is a stack, so that one search finds all of a trace.
+            log_dir=Path(state.log_folder) / f"run-{app}" if state else None,
+            on_event=interruption.unless_gone(progress.on_event),
         )
         stack = Stack(topology, options)
         interruption.kill = stack.kill_now
@@ -86,17 +92,10 @@ def _one_app(topology: Topology, app_id: str, command: tuple[str, ...]) -> Topol
     return dataclasses.replace(topology, apps=(app,))
 
 
-def _log_folder(project: Project, state: StackState | None, app: str) -> Path:
-    """Beside the stack's own logs when there is a stack, so that one search finds all of a trace."""
-    if state is None:
-        return new_log_folder(project.log_folder)
-    folder = Path(state.log_folder) / f"run-{app}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _print_environment(stack: Stack, app: str) -> None:
     console = stdout_console()
     for name, value in sorted(stack.environment(app).items()):
         console.print(f"export {name}={shlex.quote(value)}", markup=False)
-    stderr_console().print(f"{app}'s sidecar waits for an app on port {stack.environment(app).get('APP_PORT', '-')}; Ctrl-C ends it")
+    stderr_console().print(
+        f"{app}'s sidecar waits for an app on port {stack.environment(app).get('APP_PORT', '-')}; Ctrl-C ends it"
+    )

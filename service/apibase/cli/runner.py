@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
 
 import typer
 
 from apibase.cli.console import fail
 from apibase.local.errors import StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from apibase.local.events import Event
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -33,6 +37,22 @@ class Interruption:
     def exit_code(self) -> int:
         """0 if the interruption was the normal end, else 128 and the signal's number, as shells have it."""
         return 0 if self.normal else 128 + self.number
+
+    def unless_gone(self, show: Callable[[Event], None]) -> Callable[[Event], None]:
+        """Show events; once the terminal or the pipe that they go to is gone, end the command as its hang-up would."""
+        gone = False
+
+        def shown(event: Event) -> None:
+            nonlocal gone
+            if gone:
+                return
+            try:
+                show(event)
+            except (OSError, SystemExit):  # rich turns a broken pipe into an exit.
+                gone = True
+                self._hear(signal.SIGHUP)
+
+        return shown
 
     async def guard(self, work: Coroutine[Any, Any, int]) -> int:
         """Do the work and return its exit code, or that of the interruption."""
@@ -65,4 +85,7 @@ def run_command(command: Callable[[Interruption], Coroutine[Any, Any, int]]) -> 
         code = 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
+    if interruption.number:
+        for number in _ENDING:  # All is cleaned up: an impatient further signal shall not change the exit code.
+            signal.signal(number, signal.SIG_IGN)
     raise typer.Exit(code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,17 +13,20 @@ from apibase.cli.first_call import suggest_call
 from apibase.cli.log_lines import LogPrinter
 from apibase.cli.runner import Interruption, run_command
 from apibase.local.errors import StackError
-from apibase.local.log_file import new_log_folder
 from apibase.local.options import StackOptions
-from apibase.local.project import Project
 from apibase.local.stack import Stack
 from apibase.local.topology import Topology, read_topology
+
+if TYPE_CHECKING:
+    from apibase.local.project import Project
 
 
 def up(  # noqa: PLR0913
     file: TopologyFile = None,
     replicas: Replicas = None,
-    only: Annotated[list[str] | None, typer.Option("--only", metavar="APP", help="Start this app alone; repeatable.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="APP", help="Start this app alone; repeatable.")
+    ] = None,
     skip: Annotated[
         list[str] | None, typer.Option("--skip", metavar="APP", help="Leave this app out, to `run` it yourself.")
     ] = None,
@@ -53,10 +56,10 @@ def up(  # noqa: PLR0913
             replicas=read_replicas(replicas),
             fixed_ports=fixed_ports,
             data_dir=data,
-            log_dir=new_log_folder(project.log_folder),
+            log_runs=project.log_folder,
             state_file=project.state_file,
             lines=True,
-            on_event=progress.on_event,
+            on_event=interruption.unless_gone(progress.on_event),
         )
         stack = Stack(topology, options)
         interruption.kill = stack.kill_now

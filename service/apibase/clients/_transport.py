@@ -98,7 +98,7 @@ class Sidecar:
         Says every two seconds what is being waited for. Raises `SidecarUnavailable` after `timeout` seconds, and
         `SidecarError` at once when the sidecar refuses our token.
         """
-        stub = api_service_v1.DaprStub(self.channel())
+        stub = api_service_v1.DaprStub(self.channel())  # type: ignore[no-untyped-call]
         started = time.monotonic()
         while True:
             left = started + timeout - time.monotonic()
@@ -162,7 +162,7 @@ class _Client(DaprClient):
         self.retry_policy = RetryPolicy()
         self.invocation_client = None
         self._channel = channel
-        self._stub = api_service_v1.DaprStub(channel)
+        self._stub = api_service_v1.DaprStub(channel)  # type: ignore[no-untyped-call]
 
 
 class _DressedChannel(grpc.aio.Channel):

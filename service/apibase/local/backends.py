@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from apibase.local.components import Component
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from apibase.local.components import Component
 
 
 class Backend(StrEnum):

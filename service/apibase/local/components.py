@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from apibase.local.errors import TopologyError
-from apibase.local.topology import AppSpec
 from apibase.local.topology_fields import is_mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from apibase.local.topology import AppSpec
 
 _SUFFIXES = {".yaml", ".yml"}
 

@@ -6,15 +6,19 @@ nothing but that they are well. Everything else listens on the loopback address 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from apibase.local.binaries import DaprBinaries
 from apibase.local.ports import LOOPBACK, PortPool
 from apibase.local.probes import http_ok
 from apibase.local.process import ProcessSpec
 from apibase.local.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from apibase.local.binaries import DaprBinaries
 
 _WITHIN_SECONDS = 30.0
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
-from apibase.local.stack import Stack
+    from apibase.local.stack import Stack
 
 
 @dataclass(frozen=True)

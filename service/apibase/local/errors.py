@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+QUOTE = "  | "
+"""Before each line of a log that is quoted in a message."""
 
 
 class StackError(RuntimeError):
@@ -40,5 +47,5 @@ def with_tail(message: str, log_path: Path | None, tail: list[str]) -> str:
     """Add the last lines of a log, and where the whole log is, to a message."""
     if not tail:
         return f"{message}\nIt wrote nothing to its log." if log_path else message
-    lines = "\n".join(f"  | {line}" for line in tail)
+    lines = "\n".join(f"{QUOTE}{line}" for line in tail)
     return f"{message}\nThe last lines of its log:\n{lines}\nAll of it: {log_path}"

@@ -19,7 +19,7 @@ class Guardian:
 
     def start(self) -> None:
         """Start the guard in a session of its own, out of reach of the terminal's Ctrl-C."""
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - our own script
             [sys.executable, "-I", "-S", str(Path(guard.__file__)), self._stack_id],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apibase.local.errors import StackError
 from apibase.local.ports import LOOPBACK, PortPool
@@ -16,7 +16,11 @@ from apibase.local.process import ManagedProcess, ProcessSpec
 from apibase.local.service import Service
 from apibase.local.sidecar import InstancePorts
 from apibase.local.state_file import InstanceState
-from apibase.local.topology import AppSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from apibase.local.topology import AppSpec
 
 _READY_SECONDS = 60.0
 _GRACE_SECONDS = 30.0
@@ -56,6 +60,22 @@ class Instance:
     app_service: Service | None
     sidecar: ManagedProcess | None = None
     app: ManagedProcess | None = None
+
+    def running_app(self) -> RunningApp:
+        """The app's process; `StackError` where the app is not ours to start."""
+        if self.app_service is None or self.app is None:
+            raise StackError(f"{self.label} has no process of its own in this stack")
+        return RunningApp(f"{LOOPBACK}:{self.ports.app}", self.app.pid, self.app_service.spec.log_path)
+
+    def running_sidecar(self) -> RunningSidecar:
+        """The sidecar's process."""
+        return RunningSidecar(
+            grpc_address=f"{LOOPBACK}:{self.ports.grpc}",
+            http_address=f"{LOOPBACK}:{self.ports.http}",
+            metrics_address=f"{LOOPBACK}:{self.ports.metrics}",
+            pid=self.sidecar.pid if self.sidecar else 0,
+            log_path=self.sidecar_service.spec.log_path,
+        )
 
     def state(self) -> InstanceState:
         """What the state file says of it."""
@@ -111,7 +131,7 @@ def dapr_variables(app: AppSpec, ports: InstancePorts) -> dict[str, str]:
 
 def app_environment(environ: Mapping[str, str], *layers: Mapping[str, str]) -> dict[str, str]:
     """Our own environment with this Python first on PATH, then the layers, each over the one before."""
-    env = {key: value for key, value in environ.items() if key not in _NOT_INHERITED}
+    env = {key: value for key, value in without_proxy(environ).items() if key not in _NOT_INHERITED}
     env.setdefault("PYTHONUNBUFFERED", "1")
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
     for layer in layers:
@@ -119,7 +139,15 @@ def app_environment(environ: Mapping[str, str], *layers: Mapping[str, str]) -> d
     return env
 
 
-def plan_app(  # noqa: PLR0913
+def without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which calls to this machine don't go to a proxy: gRPC would send them there."""
+    env = dict(environ)
+    for name in ("no_proxy", "NO_PROXY"):
+        env[name] = ",".join(part for part in (env.get(name), LOOPBACK, "localhost") if part)
+    return env
+
+
+def plan_app(
     app: AppSpec, label: str, ports: InstancePorts, env: Mapping[str, str], log: Path, *, foreground: bool = False
 ) -> Service:
     """The app's own process; ready when it serves, by `grpc.health.v1`, or, for HTTP, when it takes connections."""

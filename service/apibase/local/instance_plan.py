@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apibase.local.errors import StackError
-from apibase.local.instance import Instance, app_environment, choose_ports, dapr_variables, plan_app
-from apibase.local.options import StackOptions
-from apibase.local.ports import PortPool
+from apibase.local.instance import Instance, app_environment, choose_ports, dapr_variables, plan_app, without_proxy
 from apibase.local.sidecar import Platform, plan_sidecar
-from apibase.local.toolbox import Toolbox
-from apibase.local.topology import AppSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from apibase.local.options import StackOptions
+    from apibase.local.ports import PortPool
+    from apibase.local.toolbox import Toolbox
+    from apibase.local.topology import AppSpec
 
 
 class InstancePlanner:
     """Plans instances on one platform. Nothing is started here, so a wrong command is known before anything runs."""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self, options: StackOptions, tools: Toolbox, platform: Platform, ports: PortPool, *, run: Path, logs: Path
     ) -> None:
         self._options = options
@@ -42,8 +45,10 @@ class InstancePlanner:
         ports = choose_ports(app, self._ports, fixed=options.fixed_ports and replica == 0)
         # The backends' addresses win over the file's, which are defaults for other ways to run it.
         given = {**app.env, **self._platform.env, **options.env.get(app.app_id, {})}
-        sidecar_env = {**os.environ, "TMPDIR": str(self._run / "tmp"), **given}
-        awaited = app.calls_only or (app.started_by_us and app.app_id not in {options.foreground, *options.sidecar_only})
+        sidecar_env = {**without_proxy(os.environ), "TMPDIR": str(self._run / "tmp"), **given}
+        awaited = app.calls_only or (
+            app.started_by_us and app.app_id not in {options.foreground, *options.sidecar_only}
+        )
         sidecar = plan_sidecar(
             self._tools.dapr.daprd, app, label, ports, self._platform, self._logs, sidecar_env, with_app=awaited
         )
@@ -53,4 +58,3 @@ class InstancePlanner:
             log = self._logs / f"{label}.log"
             service = plan_app(app, label, ports, env, log, foreground=app.app_id == options.foreground)
         return Instance(app, replica, label, ports, sidecar, service)
-

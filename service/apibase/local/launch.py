@@ -48,12 +48,12 @@ def main() -> None:
         take_terminal()
     die_with(int(supervisor), int(death_signal))
     try:
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # noqa: S606 - the whole point
     except FileNotFoundError:
-        print(f"{command[0]}: not found", file=sys.stderr)
+        sys.stderr.write(f"{command[0]}: not found\n")
         sys.exit(127)
     except OSError as error:
-        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+        sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         sys.exit(126)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 _CHUNK = 65_536
 _TAIL_BYTES = 32_768
 _LONGEST_LINE = 65_536
-RUNS_KEPT = 5
 
 
 class LogFile:
@@ -79,15 +78,3 @@ class LogFile:
             asyncio.get_running_loop().remove_reader(self._pipe.fileno())
             self._pipe.close()
             self._pipe = None
-
-
-def new_log_folder(parent: Path, keep: int = RUNS_KEPT) -> Path:
-    """Make a folder named by the time, and remove the oldest beyond `keep`."""
-    parent.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3] + "Z"
-    folder = parent / stamp
-    folder.mkdir()
-    runs = sorted(path for path in parent.iterdir() if path.is_dir())
-    for old in runs[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return folder

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from apibase.local.events import Event
-from apibase.local.sidecar import Platform
-from apibase.local.toolbox import Toolbox
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from apibase.local.events import Event
+    from apibase.local.sidecar import Platform
+    from apibase.local.toolbox import Toolbox
 
 
 def _ignore(_: Event) -> None:
@@ -33,8 +36,10 @@ class StackOptions:
     """Use the ports that the topology file names."""
     data_dir: Path | None = None
     """Where the backends keep their data from run to run; None for the run's own folder."""
+    log_runs: Path | None = None
+    """A folder in which this run gets a folder for its logs, and old runs' are removed."""
     log_dir: Path | None = None
-    """Where the logs go; None for the run's own folder, which is removed at the end."""
+    """Where the logs go, without `log_runs`; None for the run's own folder, which is removed at the end."""
     state_file: Path | None = None
     """The note by which other commands find the stack; None to leave none."""
     join: Platform | None = None

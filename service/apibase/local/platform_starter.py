@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Coroutine, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apibase.local.backends import Backend
 from apibase.local.control_plane import plan_placement, plan_scheduler
@@ -14,10 +13,14 @@ from apibase.local.events import Role
 from apibase.local.ports import LOOPBACK, PortPool
 from apibase.local.postgres import PostgresPlan, plan_postgres
 from apibase.local.redis import plan_redis
-from apibase.local.service import Service
 from apibase.local.sidecar import Platform, write_name_resolution
 from apibase.local.supervisor import Phase, Supervisor, together
-from apibase.local.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from apibase.local.service import Service
+    from apibase.local.toolbox import Toolbox
 
 _Work = Coroutine[Any, Any, None]
 
@@ -25,7 +28,7 @@ _Work = Coroutine[Any, Any, None]
 class PlatformStarter:
     """Starts what is asked for and knows the addresses. `run` is this run's folder; `data` may outlive it."""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self, supervisor: Supervisor, ports: PortPool, tools: Toolbox, *, run: Path, data: Path, logs: Path
     ) -> None:
         self._supervisor = supervisor

@@ -58,7 +58,15 @@ def plan_postgres(binaries: PostgresBinaries, data: Path, sockets: Path, logs: P
         make = (str(folder / "initdb"), f"--pgdata={data}", f"--username={_SUPERUSER}", *options)
         # Left to finish, which takes a second: interrupted, it would leave shared memory that nobody removes.
         initialise = ProcessSpec(
-            "initdb", make, env, Path("/"), logs / "postgres.log", user=user, stop_signal=0, kill_signal=0, death_signal=0
+            "initdb",
+            make,
+            env,
+            Path("/"),
+            logs / "postgres.log",
+            user=user,
+            stop_signal=0,
+            kill_signal=0,
+            death_signal=0,
         )
     settings = _SETTINGS | {"unix_socket_directories": str(sockets)}
     command = (str(folder / "postgres"), "-D", str(data), *(f"--{key}={value}" for key, value in settings.items()))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from apibase.local.ports import LOOPBACK
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Probe = Callable[[], Awaitable[bool]]
 PROBE_SECONDS = 0.5

@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apibase.local import guard, launch
 from apibase.local.errors import ChildDied, NotReady, with_tail
 from apibase.local.log_file import LogFile
-from apibase.local.probes import Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from apibase.local.probes import Probe
 
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.1
@@ -96,7 +100,7 @@ class ManagedProcess:
         launcher = (sys.executable, "-I", "-S", str(Path(launch.__file__)))
         arguments = (str(os.getpid()), str(int(spec.death_signal)), spec.user, terminal)
         self._log = None if spec.foreground else LogFile(spec.log_path, self._hooks.on_line)
-        self._popen = subprocess.Popen(
+        self._popen = subprocess.Popen(  # noqa: S603 - a command of the stack, without a shell
             [*launcher, *arguments, *spec.command],
             stdin=None if spec.foreground else subprocess.DEVNULL,
             stdout=None if spec.foreground else subprocess.PIPE,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apibase.local.errors import TopologyError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _SETTINGS = {"topology": "compose/dapr.yaml", "demo": "", "descriptors": "generated/descriptors.binpb"}
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from apibase.local.binaries import RedisBinaries
 from apibase.local.ports import LOOPBACK
 from apibase.local.probes import redis_ok
 from apibase.local.process import ProcessSpec
 from apibase.local.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from apibase.local.binaries import RedisBinaries
 
 
 def plan_redis(binaries: RedisBinaries, port: int, data: Path, logs: Path, env: Mapping[str, str]) -> Service:

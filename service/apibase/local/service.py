@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from apibase.local.probes import Probe
-from apibase.local.process import ProcessSpec
+if TYPE_CHECKING:
+    from apibase.local.probes import Probe
+    from apibase.local.process import ProcessSpec
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apibase.local.ports import LOOPBACK
 from apibase.local.probes import http_ok
 from apibase.local.process import ProcessSpec
 from apibase.local.service import Service
-from apibase.local.topology import AppSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from apibase.local.topology import AppSpec
 
 SHUTDOWN_SECONDS = 5
 _NAME_RESOLUTION = """\

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import signal
 import uuid
-from collections.abc import Coroutine
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from apibase.local import guard
 from apibase.local.backends import Backend, address_variables, to_embed
 from apibase.local.components import components_of
 from apibase.local.errors import ChildDied, StackError
 from apibase.local.events import Event, EventKind, Role
 from apibase.local.instance import Instance, RunningApp, RunningSidecar, dapr_variables
 from apibase.local.instance_plan import InstancePlanner
+from apibase.local.log_run import LogRun
 from apibase.local.options import StackOptions
 from apibase.local.platform_starter import PlatformStarter
-from apibase.local.ports import LOOPBACK, PortPool
+from apibase.local.ports import PortPool
 from apibase.local.run_folder import make_run_folder, remove_run_folder
-from apibase.local.sidecar import Platform
-from apibase.local.state_file import StackState, StateFile
+from apibase.local.stack_note import note
+from apibase.local.state_file import StateFile
 from apibase.local.supervisor import Phase, Supervisor, together
 from apibase.local.toolbox import Toolbox, find_tools
-from apibase.local.topology import AppSpec, Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+    from types import TracebackType
+
+    from apibase.local.sidecar import Platform
+    from apibase.local.topology import AppSpec, Topology
 
 _T = TypeVar("_T")
+_LATE_SECONDS = 0.3
 
 
 class Stack:
@@ -49,6 +55,7 @@ class Stack:
         self._state = StateFile(self.options.state_file) if self.options.state_file else None
         self._run: Path | None = None
         self._logs: Path | None = None
+        self._log_run: LogRun | None = None
         self._stop: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -64,7 +71,8 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop; a failure that nobody has raised yet is raised now, or noted on the error that it may have caused."""
-        failure = self.failure
+        trouble = isinstance(error, Exception)
+        failure = await self._supervisor.late_failure(_LATE_SECONDS) if trouble else self.failure
         await self.stop()
         if failure is None or error is failure:
             return
@@ -90,23 +98,11 @@ class Stack:
 
     def app(self, app_id: str, replica: int = 0) -> RunningApp:
         """An app's address, process id and log."""
-        instance = self._instance(app_id, replica)
-        service = instance.app_service
-        if service is None or instance.app is None:
-            raise StackError(f"{instance.label} has no process of its own in this stack")
-        return RunningApp(f"{LOOPBACK}:{instance.ports.app}", instance.app.pid, service.spec.log_path)
+        return self._instance(app_id, replica).running_app()
 
     def sidecar(self, app_id: str, replica: int = 0) -> RunningSidecar:
         """A sidecar's addresses, process id and log."""
-        instance = self._instance(app_id, replica)
-        ports = instance.ports
-        return RunningSidecar(
-            grpc_address=f"{LOOPBACK}:{ports.grpc}",
-            http_address=f"{LOOPBACK}:{ports.http}",
-            metrics_address=f"{LOOPBACK}:{ports.metrics}",
-            pid=instance.sidecar.pid if instance.sidecar else 0,
-            log_path=instance.sidecar_service.spec.log_path,
-        )
+        return self._instance(app_id, replica).running_sidecar()
 
     async def wait_app(self, app_id: str, replica: int = 0) -> int:
         """Wait for an app to end and return its exit code, 128 and the signal's number if a signal ended it."""
@@ -165,6 +161,14 @@ class Stack:
         """Kill every process without grace; `stop` still removes what they leave."""
         self._supervisor.kill_now()
 
+    def _log_folder(self, run: Path) -> Path:
+        if self.options.log_runs:
+            self._log_run = LogRun(self.options.log_runs)
+            return self._log_run.folder
+        folder = self.options.log_dir or run / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def _tell(self, text: str) -> None:
         self.options.on_event(Event(EventKind.PROGRESS, Role.STACK, "stack", text))
 
@@ -177,8 +181,7 @@ class Stack:
         self._supervisor.guardian.remove(run)
         if self._state:
             self._supervisor.guardian.remove(self._state.path)
-        logs = self._logs = self.options.log_dir or run / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        logs = self._logs = self._log_folder(run)
         self._note()
         variables = address_variables(components_of(apps))
         wanted = to_embed(variables, os.environ)
@@ -238,29 +241,17 @@ class Stack:
         raise StackError(f"replica {replica} of {app_id!r} is not in this stack")
 
     def _note(self, *, ready: bool = False) -> None:
-        if self._state is None:
-            return
-        pid, platform = os.getpid(), self.platform
-        self._state.write(StackState(
-            supervisor_pid=pid,
-            supervisor_start=guard.start_time(pid),
-            stack_id=self._id,
-            topology=str(self.topology.file),
-            run_folder=str(self._run),
-            log_folder=str(self._logs),
-            ready=ready,
-            env=platform.env if platform else {},
-            placement=platform.placement if platform else "",
-            scheduler=platform.scheduler if platform else "",
-            name_resolution=str(platform.name_resolution) if platform else "",
-            instances=tuple(instance.state() for instance in self.instances),
-            processes={str(pid): guard.start_time(pid) for pid in self._supervisor.pids()},
-        ))  # fmt: skip
+        if self._state and self._run and self._logs:
+            members = (self._run, self._logs, self.platform, self.instances)
+            self._state.write(note(self._id, self.topology.file, *members, pids=self._supervisor.pids(), ready=ready))
 
     async def _end(self) -> None:
-        await self._supervisor.stop()
-        self._ports.close()
-        if self._run:
-            remove_run_folder(self._run)
-        if self._state:
-            self._state.release()
+        with contextlib.ExitStack() as finally_do:  # Each, whatever becomes of the ones before; the last one first.
+            if self._state:
+                finally_do.callback(self._state.release)
+            if self._run:
+                finally_do.callback(remove_run_folder, self._run)
+            if self._log_run:
+                finally_do.callback(self._log_run.close)
+            finally_do.callback(self._ports.close)
+            await self._supervisor.stop()

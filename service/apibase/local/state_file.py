@@ -9,14 +9,17 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apibase.local import guard
 from apibase.local.errors import NoStack, StackAlreadyUp
 from apibase.local.run_folder import RUN_PREFIX
 from apibase.local.sidecar import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,9 @@ class StateFile:
             state = _read(self.path)
             message = "a stack is up in this project already"
             if state:
-                message += f", in process {state.supervisor_pid}; end it with Ctrl-C there, or: kill {state.supervisor_pid}"
+                message += (
+                    f", in process {state.supervisor_pid}; end it with Ctrl-C there, or: kill {state.supervisor_pid}"
+                )
             raise StackAlreadyUp(message) from error
         self._lock = lock
         if left := _read(self.path):
@@ -139,7 +144,7 @@ def _read(path: Path) -> StackState | None:
 def _clean_up_after(state: StackState) -> None:
     """End the processes that a dead supervisor left, and remove its run folder."""
     pids = [int(pid) for pid, start in state.processes.items() if guard.is_same(int(pid), start)]
-    guard.end_groups({pid: signal.SIGINT for pid in pids})
+    guard.end_groups(dict.fromkeys(pids, signal.SIGINT))
     guard.end_marked(state.stack_id)
     folder = Path(state.run_folder)
     if folder.name.startswith(RUN_PREFIX) and folder.parent == Path(tempfile.gettempdir()):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Coroutine, Iterable
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apibase.local import guard
-from apibase.local.errors import ChildDied, StackError
+from apibase.local.errors import ChildDied
 from apibase.local.events import Event, EventKind, Role
 from apibase.local.guardian import Guardian
-from apibase.local.ports import PortPool
 from apibase.local.process import Hooks, ManagedProcess, ProcessSpec
-from apibase.local.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+    from apibase.local.ports import PortPool
+    from apibase.local.service import Service
 
 _T = TypeVar("_T")
 
@@ -65,7 +68,9 @@ class Supervisor:
             self._on_event(Event(EventKind.LINE, role, spec.name, text, app_id))
 
         marked = dataclasses.replace(spec, env={**spec.env, guard.MARK: self.stack_id})
-        hooks = Hooks(on_line if self._lines else None, self._started, lambda process: self._ended(process, role, app_id))
+        hooks = Hooks(
+            on_line if self._lines else None, self._started, lambda process: self._ended(process, role, app_id)
+        )
         process = ManagedProcess(marked, hooks)
         self.members = [member for member in self.members if member.process.name != spec.name or member.process.alive]
         self.members.append(Member(process, phase, role, app_id))
@@ -90,10 +95,15 @@ class Supervisor:
                 raise self.failure
             return await task
         finally:
-            for leftover in (task, failed):
-                leftover.cancel()
-                with contextlib.suppress(asyncio.CancelledError, StackError):
-                    await leftover
+            task.cancel()
+            failed.cancel()
+            await asyncio.gather(task, failed, return_exceptions=True)
+
+    async def late_failure(self, within: float) -> ChildDied | None:
+        """The failure, if it becomes known in time: a broken call is noticed a moment before the death that broke it."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._failed.wait(), within)
+        return self.failure
 
     async def stop(self) -> None:
         """Stop everything: phase by phase, the processes of one phase together."""
@@ -143,5 +153,3 @@ async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
         # A death explains the others' troubles better than they do.
         first = min(failures.exceptions, key=lambda error: not isinstance(error, ChildDied))
         raise first from None
-
-

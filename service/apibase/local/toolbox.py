@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from apibase.local import binaries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _T = TypeVar("_T")
 
 
-class _Stopped(Exception):  # noqa: N818  (no error: it unwinds the thread)
+class _Stopped(Exception):
     """The stack does not want the programs any more."""
 
 

@@ -7,15 +7,17 @@ an app's other paths start at its `appDirPath`. Resources and configuration come
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 
 from apibase.local.errors import TopologyError
 from apibase.local.topology_fields import Fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 _T = TypeVar("_T")
 PROTOCOLS = ("grpc", "grpcs", "http", "https", "h2c")

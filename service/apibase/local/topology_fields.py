@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from apibase.local.errors import TopologyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Mapping = dict[str, object]
 

@@ -37,23 +37,24 @@ class Types:
 
 def log(level, message, **fields):
     """Write one JSON line."""
-    print(json.dumps({"level": level, "message": message, **fields}), flush=True)
+    sys.stdout.write(json.dumps({"level": level, "message": message, **fields}) + "\n")
+    sys.stdout.flush()
 
 
 class Health(appcallback_pb2_grpc.AppCallbackHealthCheckServicer):
     """Always well."""
 
-    async def HealthCheck(self, request, context):
+    async def HealthCheck(self, request, context):  # noqa: N802 - Dapr's name
         return appcallback_pb2.HealthCheckResponse()
 
 
 class Callback(appcallback_pb2_grpc.AppCallbackServicer):
     """Subscribes to nothing."""
 
-    async def ListTopicSubscriptions(self, request, context):
+    async def ListTopicSubscriptions(self, request, context):  # noqa: N802 - Dapr's name
         return appcallback_pb2.ListTopicSubscriptionsResponse()
 
-    async def ListInputBindings(self, request, context):
+    async def ListInputBindings(self, request, context):  # noqa: N802 - Dapr's name
         return appcallback_pb2.ListInputBindingsResponse()
 
 

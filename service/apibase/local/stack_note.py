@@ -1,0 +1,46 @@
+"""What a running stack says of itself in its state file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from apibase.local import guard
+from apibase.local.state_file import StackState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from apibase.local.instance import Instance
+    from apibase.local.sidecar import Platform
+
+
+def note(
+    stack_id: str,
+    topology: Path,
+    run: Path,
+    logs: Path,
+    platform: Platform | None,
+    instances: Iterable[Instance],
+    *,
+    pids: Iterable[int],
+    ready: bool,
+) -> StackState:
+    """The state as of now; `platform` is None until it is up."""
+    supervisor = os.getpid()
+    return StackState(
+        supervisor_pid=supervisor,
+        supervisor_start=guard.start_time(supervisor),
+        stack_id=stack_id,
+        topology=str(topology),
+        run_folder=str(run),
+        log_folder=str(logs),
+        ready=ready,
+        env=platform.env if platform else {},
+        placement=platform.placement if platform else "",
+        scheduler=platform.scheduler if platform else "",
+        name_resolution=str(platform.name_resolution) if platform else "",
+        instances=tuple(instance.state() for instance in instances),
+        processes={str(pid): guard.start_time(pid) for pid in pids},
+    )
