@@ -48,15 +48,16 @@ test-full: $(STAMP) ## Everything, and the time that each part takes
 
 .PHONY: criteria
 criteria: $(STAMP) ## The table of all criteria with the tests that carry them
-	@$(BIN)/pytest --collect-only --quiet --criteria tests
+	@$(BIN)/pytest --quiet --no-header --criteria tests
 
 .PHONY: protos
 protos: $(STAMP) ## Fetch the contracts that ours import, for buf and the generator
 	@$(BIN)/python tools/fetch_protos.py
 
 .PHONY: gen
-gen: protos ## Generate the Python code and descriptors of the contracts
+gen: protos ## Generate what is generated: code and descriptors of the contracts, the configuration reference
 	@$(BIN)/apibase gen --protos protos --protos .protos/protovalidate --out generated
+	@$(BIN)/python tools/configuration_reference.py
 
 .PHONY: format
 format: $(STAMP) ## Format code and contracts
@@ -74,6 +75,7 @@ check: protos ## Lint, types, layers, contracts, and that generating again chang
 	$(BIN)/buf format --diff --exit-code protos
 	$(BIN)/python tools/buf_breaking.py
 	$(BIN)/apibase gen --protos protos --protos .protos/protovalidate --out generated --check
+	$(BIN)/python tools/configuration_reference.py --check
 
 .PHONY: clean
 clean: ## Remove what was made here, but not the cache of binaries

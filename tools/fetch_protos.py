@@ -7,38 +7,43 @@ from the installed googleapis-common-protos.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import distribution, version
 from pathlib import Path
+
+from apibase.local.go_tool import build_environment, find_go
+from apibase.local.report import ToolMissing
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / ".protos"
 MODULE = "github.com/bufbuild/protovalidate"
+_LEAST_GO = (1, 21)
 
 
 def fetch_protovalidate(target: Path) -> None:
     """Copy `buf/validate/validate.proto` out of the module that tools/protos/go.mod names."""
-    from apibase.local.dapr_build import go_executable
-
     module = ROOT / "tools" / "protos"
-    env = {**os.environ, "GOFLAGS": "-mod=readonly", "GONOSUMDB": "*", "GOTOOLCHAIN": "local"}
-    done = subprocess.run(
-        [str(go_executable()), "mod", "download", "-json", MODULE],
-        cwd=module,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"fetch_protos: go could not download {MODULE}:\n{done.stdout}{done.stderr}")
-    source = Path(json.loads(done.stdout)["Dir"]) / "proto" / "protovalidate" / "buf" / "validate" / "validate.proto"
-    destination = target / "buf" / "validate"
-    destination.mkdir(parents=True)
-    shutil.copyfile(source, destination / "validate.proto")
+    with tempfile.TemporaryDirectory(prefix="apibase-protos-") as scratch:
+        go = find_go(_LEAST_GO, print)
+        done = subprocess.run(
+            [go.executable, "mod", "download", "-json", MODULE],
+            cwd=module,
+            env=build_environment(go, Path(scratch) / "caches", Path(scratch)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            sys.exit(f"fetch_protos: go could not download {MODULE}:\n{done.stdout}{done.stderr}")
+        source = (
+            Path(json.loads(done.stdout)["Dir"]) / "proto" / "protovalidate" / "buf" / "validate" / "validate.proto"
+        )
+        destination = target / "buf" / "validate"
+        destination.mkdir(parents=True)
+        shutil.copyfile(source, destination / "validate.proto")
 
 
 def fetch_googleapis(target: Path) -> None:
@@ -63,7 +68,10 @@ def main() -> None:
             continue
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        fetch(target)
+        try:
+            fetch(target)
+        except ToolMissing as error:
+            sys.exit(f"fetch_protos: {error}")
         stamp_file.write_text(stamp)
         print(f"fetched the {name} contracts")
 

@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 from loguru import logger
 
 from apibase.deadline import deadline
-from apibase.errors import Drop, InvalidRequest, Retry, ServiceError, internal_error, to_status
+from apibase.errors import Drop, InvalidRequest, Retry, ServiceError, public_error, to_status
 from apibase.events import EventContext
 from apibase.observability import call_context
 from apibase.validation import validate

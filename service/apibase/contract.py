@@ -125,6 +125,13 @@ def event_options(message: Message | type[Message]) -> annotations_pb2.Event:
     return event
 
 
+def is_implemented(servicer: object, method: MethodDescriptor) -> bool:
+    """Whether `servicer` has a method of its own where the generated class has one that says "not implemented"."""
+    behavior = getattr(servicer, method.name)
+    module: str = getattr(behavior, "__module__", None) or ""
+    return not module.endswith("_pb2_grpc")
+
+
 def request_class(method: MethodDescriptor) -> type[Message]:
     """Return the generated class of a method's request."""
     return message_factory.GetMessageClass(method.input_type)

@@ -26,6 +26,8 @@ _RETRYABLE_CODES = frozenset(
         grpc.StatusCode.UNAVAILABLE,
     }
 )
+_MESSAGE_LENGTH = 1000
+_VIOLATIONS_SIZE = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,36 +119,57 @@ class Drop(Exception):
         self.reason = reason
 
 
-def internal_error() -> ServiceError:
-    """Return what a caller is told of an unexpected exception: INTERNAL, and an id that the log line carries too."""
+def public_error(error: BaseException) -> ServiceError:
+    """Return what a caller is told of `error`.
+
+    A service's own `ServiceError` goes out as it is. What failed behind the service (the sidecar, a component, another
+    app) keeps its code only where that says that another try is worth it; all else is INTERNAL. Neither carries inner
+    text: metadata and message have an id, under which the service's log has it.
+    """
+    if isinstance(error, ServiceError) and not isinstance(error, SidecarError):
+        return error
     error_id = uuid.uuid4().hex[:16]
-    return ServiceError(
-        grpc.StatusCode.INTERNAL,
-        "INTERNAL",
-        f"internal error {error_id}; the service's log has the details under this id",
-        metadata={"error_id": error_id},
-    )
+    log = f"the service's log has the details under {error_id}"
+    metadata = {"error_id": error_id}
+    code, reason = grpc.StatusCode.INTERNAL, "INTERNAL"
+    if isinstance(error, SidecarError):
+        code, reason = error.code, error.reason
+    elif isinstance(error, grpc.aio.AioRpcError):
+        code, reason = error.code(), "UPSTREAM_ERROR"
+    if code in _RETRYABLE_CODES:
+        return ServiceError(code, reason, f"something that the service needs failed; {log}", metadata=metadata)
+    return ServiceError(grpc.StatusCode.INTERNAL, "INTERNAL", f"internal error; {log}", metadata=metadata)
 
 
 def to_status(error: ServiceError, *, domain: str) -> status_pb2.Status:
-    """Return the `google.rpc.Status` of an error. `domain` is the `ErrorInfo`'s: the proto package of the service."""
+    """Return the `google.rpc.Status` of an error. `domain` is the `ErrorInfo`'s: the proto package of the service.
+
+    A status travels in HTTP/2 headers, which peers limit (gRPC to 8 KiB by default, and kills the call beyond): the
+    message is cut at 1,000 characters, and a `BadRequest` carries the violations that fit into 4,000 bytes.
+    """
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=error.metadata),
     ]
     if error.violations:
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=violation.field, description=violation.description, reason=violation.rule
-                    )
-                    for violation in error.violations
-                ]
-            )
-        )
+        details.append(_bad_request(error.violations))
     packed = []
     for detail in details:
         any_message = AnyMessage()
         any_message.Pack(detail)
         packed.append(any_message)
-    return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=error.message, details=packed)
+    message = error.message if len(error.message) <= _MESSAGE_LENGTH else f"{error.message[: _MESSAGE_LENGTH - 1]}…"
+    return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=message, details=packed)
+
+
+def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:
+    bad_request = error_details_pb2.BadRequest()
+    size = 0
+    for violation in violations:
+        told = error_details_pb2.BadRequest.FieldViolation(
+            field=violation.field, description=violation.description, reason=violation.rule
+        )
+        size += told.ByteSize()
+        if size > _VIOLATIONS_SIZE:
+            break
+        bad_request.field_violations.append(told)
+    return bad_request

@@ -5,16 +5,21 @@ Each method is wrapped once, when it is registered; nothing is looked up per cal
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import time
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 from loguru import logger
 
-from apibase.contract import request_class, response_class
+from apibase.cancellation import is_cancelled
+from apibase.contract import is_implemented, request_class, response_class
 from apibase.deadline import deadline
-from apibase.errors import ServiceError, internal_error, to_status
+from apibase.errors import FieldViolation, InvalidRequest, ServiceError, public_error, to_status
 from apibase.observability import call_context
 from apibase.validation import validate
 
@@ -32,67 +37,51 @@ _CALLER = "dapr-caller-app-id"
 def rpc_handlers(service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
     """Return the gRPC handlers of a servicer's methods, each behind the border."""
     return grpc.method_handlers_generic_handler(
-        service.full_name,
-        {method.name: _method_handler(method, getattr(servicer, method.name)) for method in service.methods},
+        service.full_name, {method.name: _method_handler(method, servicer) for method in service.methods}
     )
 
 
-def _method_handler(method: MethodDescriptor, behavior: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
+def _method_handler(method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
     border = _Border(method)
+    behavior: Callable[..., Any] = (
+        getattr(servicer, method.name) if is_implemented(servicer, method) else border.unimplemented
+    )
+    admit: Callable[[Any], Any] = border.admit_all if method.client_streaming else border.admit
+
+    async def answer_once(request: Any, context: Context) -> Message:
+        with border.call(context) as call:
+            try:
+                return border.checked(await behavior(admit(request), context))
+            except (Exception, asyncio.CancelledError) as error:
+                await call.fail(error)
+                raise
+
+    # A coroutine that writes, not an async generator: gRPC leaves a cancelled call's generator to the garbage collector,
+    # which would end it, and with it the call's context, in another task.
+    async def answer_often(request: Any, context: Context) -> None:
+        with border.call(context) as call:
+            try:
+                responses = behavior(admit(request), context)
+                if inspect.isawaitable(responses):
+                    await responses  # gRPC's other style: the handler itself writes to the context
+                else:
+                    await border.send(responses, context)
+            except (Exception, asyncio.CancelledError) as error:
+                await call.fail(error)
+                raise
+
     codec = {
-        "request_deserializer": request_class(method).FromString,
-        "response_serializer": response_class(method).SerializeToString,
+        # A single request is decoded behind the border, so that one that can't be is refused and logged like any other.
+        "request_deserializer": border.request.FromString if method.client_streaming else None,
+        "response_serializer": border.response.SerializeToString,
     }
-
-    async def unary_unary(request: Message, context: Context) -> Message:
-        with border.call(context) as call:
-            try:
-                validate(request)
-                response: Message = await behavior(request, context)
-            except Exception as error:
-                await call.abort(error)
-                raise AssertionError from error  # unreachable: abort raises
-            return response
-
-    async def unary_stream(request: Message, context: Context) -> AsyncIterator[Message]:
-        with border.call(context) as call:
-            try:
-                validate(request)
-                async for response in behavior(request, context):
-                    yield response
-            except Exception as error:  # noqa: BLE001 - the border: nothing passes it but a status
-                await call.abort(error)
-
-    async def stream_unary(requests: AsyncIterator[Message], context: Context) -> Message:
-        with border.call(context) as call:
-            try:
-                response: Message = await behavior(_validated(requests), context)
-            except Exception as error:
-                await call.abort(error)
-                raise AssertionError from error  # unreachable: abort raises
-            return response
-
-    async def stream_stream(requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
-        with border.call(context) as call:
-            try:
-                async for response in behavior(_validated(requests), context):
-                    yield response
-            except Exception as error:  # noqa: BLE001 - the border: nothing passes it but a status
-                await call.abort(error)
-
     if method.client_streaming:
         if method.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(stream_stream, **codec)  # type: ignore[arg-type]
-        return grpc.stream_unary_rpc_method_handler(stream_unary, **codec)  # type: ignore[arg-type]
+            return grpc.stream_stream_rpc_method_handler(answer_often, **codec)  # type: ignore[arg-type]
+        return grpc.stream_unary_rpc_method_handler(answer_once, **codec)  # type: ignore[arg-type]
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(unary_stream, **codec)  # type: ignore[arg-type]
-    return grpc.unary_unary_rpc_method_handler(unary_unary, **codec)  # type: ignore[arg-type]
-
-
-async def _validated(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
-    async for request in requests:
-        validate(request)
-        yield request
+        return grpc.unary_stream_rpc_method_handler(answer_often, **codec)  # type: ignore[arg-type]
+    return grpc.unary_unary_rpc_method_handler(answer_once, **codec)  # type: ignore[arg-type]
 
 
 class _Border:
@@ -101,9 +90,53 @@ class _Border:
     def __init__(self, method: MethodDescriptor) -> None:
         self.name = method.full_name
         self.domain = method.containing_service.file.package
+        self.request = request_class(method)
+        self.response = response_class(method)
 
     def call(self, context: Context) -> _Call:
         return _Call(self, context)
+
+    def admit(self, data: bytes) -> Message:
+        """Return the request of a call that has one."""
+        try:
+            request = self.request.FromString(data)
+        except DecodeError as error:
+            raise self._unreadable() from error
+        validate(request)
+        return request
+
+    async def admit_all(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        """Yield the requests of a stream."""
+        try:
+            async for request in requests:
+                validate(request)
+                yield request
+        except DecodeError as error:
+            raise self._unreadable() from error
+
+    def _unreadable(self) -> InvalidRequest:
+        return InvalidRequest(
+            [FieldViolation("(message)", f"is no {self.request.DESCRIPTOR.full_name}")], reason="UNREADABLE_REQUEST"
+        )
+
+    async def send(self, responses: AsyncIterator[Message], context: Context) -> None:
+        """Write a handler's responses, and end the handler with the call, whichever way that ends."""
+        try:
+            async for response in responses:
+                await context.write(self.checked(response))
+        finally:
+            if isinstance(responses, AsyncGenerator):
+                await responses.aclose()
+
+    def checked(self, response: Any) -> Message:
+        """Refuse what the contract does not promise; gRPC would send any message as if it were the right one."""
+        if not isinstance(response, self.response):
+            message = f"{self.name} answered with {type(response).__name__}, not {self.response.DESCRIPTOR.full_name}"
+            raise TypeError(message)
+        return response
+
+    def unimplemented(self, _request: object, _context: Context) -> Any:
+        raise ServiceError(grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", f"{self.name} is not implemented")
 
 
 class _Call:
@@ -125,8 +158,8 @@ class _Call:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        if kind is not None and self._code is grpc.StatusCode.OK:
-            self._code = grpc.StatusCode.CANCELLED
+        if kind is None:
+            self._code = self._set_code(grpc.StatusCode.OK)
         logger.bind(
             logger="apibase.call",
             method=self._border.name,
@@ -138,19 +171,24 @@ class _Call:
         deadline.reset(self._deadline)
         self._scope.__exit__(None, None, None)
 
-    async def abort(self, error: Exception) -> None:
-        """End the call with the status that `error` maps to; always raises."""
+    async def fail(self, error: BaseException) -> None:
+        """End the call with the status that `error` maps to; always raises, unless the call itself is cancelled."""
+        if is_cancelled():
+            self._code = grpc.StatusCode.CANCELLED
+            return
         if isinstance(error, grpc.aio.AbortError):
-            code = self._context.code()
-            self._code = code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN
+            self._code = self._set_code(grpc.StatusCode.UNKNOWN)
             raise error
-        if isinstance(error, ServiceError):
-            known = error
-        else:
-            known = internal_error()
+        known = public_error(error)
+        if known is not error:
             logger.bind(error_id=known.metadata["error_id"]).opt(exception=error).error(
                 "{} failed with an unexpected {}", self._border.name, type(error).__name__
             )
         self._code, self._reason = known.code, known.reason
         status = rpc_status.to_status(to_status(known, domain=self._border.domain))
         await self._context.abort(status.code, status.details, status.trailing_metadata)
+
+    def _set_code(self, default: grpc.StatusCode) -> grpc.StatusCode:
+        """Return the code that the handler gave the context, by `abort` or `set_code`."""
+        code = self._context.code()
+        return code if isinstance(code, grpc.StatusCode) else default

@@ -40,6 +40,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.items.clear()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--criteria"):
+        session.exitstatus = pytest.ExitCode.OK
+
+
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     if not config.getoption("--criteria"):
         return []

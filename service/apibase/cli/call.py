@@ -20,6 +20,7 @@ from apibase.cli.runner import Interruption, run_command
 from apibase.local.errors import StackError
 from apibase.local.ports import LOOPBACK
 from apibase.local.state_file import InstanceState, StackState, running_stack
+from apibase.local.topology import read_topology
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -192,11 +193,13 @@ def _sidecar(state: StackState, caller: str | None) -> InstanceState:
 
 async def _find_app(channel: grpc.aio.Channel, state: StackState, method: Method) -> str:
     """The first app that says it serves the method's service."""
-    apps = dict.fromkeys(instance.app_id for instance in state.instances if instance.is_grpc and instance.app_port)
-    found = await serving_apps(channel, method.service, apps)
-    if found:
-        return found[0]
-    message = (
-        f"none of the apps that are up ({', '.join(apps)}) says that it serves {method.service}; name one with --app-id"
+    topology = read_topology(Path(state.topology))
+    known = [app.app_id for app in topology.apps if app.is_grpc]
+    started = [app_id for app_id in known if any(instance.app_id == app_id for instance in state.instances)]
+    joined = [app_id for app_id in known if app_id not in started]  # Perhaps, by `apibase run`.
+    for apps in (started, joined):
+        if found := await serving_apps(channel, method.service, apps):
+            return found[0]
+    raise StackError(
+        f"no app that is up says that it serves {method.service}; name one with --app-id: {', '.join(known)}"
     )
-    raise StackError(message)

@@ -128,7 +128,7 @@ class Progress:
 def stack_table(stack: Stack) -> Table:
     """What runs where."""
     table = Table(title=f"{stack.topology.file.name} is up on 127.0.0.1", title_justify="left", pad_edge=False)
-    for heading in ("app", "app port", "sidecar gRPC", "HTTP", "metrics", "pid", "sidecar pid", "log"):
+    for heading in ("app", "port", "dapr gRPC", "HTTP", "metrics", "pid", "daprd pid", "log"):
         table.add_column(heading, justify="left" if heading in {"app", "log"} else "right", overflow="fold")
     for instance in stack.instances:
         state: InstanceState = instance.state()

@@ -69,7 +69,7 @@ def run(
             async with stack:
                 progress.settle()
                 if not sidecar_only:
-                    return await stack.run(stack.wait_app(app))
+                    return await stack.run_foreground()
                 interruption.normal = True
                 _print_environment(stack, app)
                 await stack.run(asyncio.Event().wait())

@@ -18,7 +18,7 @@ from apibase.local.sidecar import InstancePorts
 from apibase.local.state_file import InstanceState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from apibase.local.topology import AppSpec
 
@@ -151,18 +151,36 @@ def plan_app(
     app: AppSpec, label: str, ports: InstancePorts, env: Mapping[str, str], log: Path, *, foreground: bool = False
 ) -> Service:
     """The app's own process; ready when it serves, by `grpc.health.v1`, or, for HTTP, when it takes connections."""
-    command = shutil.which(app.command[0], path=env["PATH"])
-    if "/" in app.command[0]:
-        command = shutil.which(app.folder / app.command[0])
-    if command is None:
-        message = f"{app.app_id}: its command {app.command[0]!r} is neither on PATH nor in {app.folder}"
-        raise StackError(message)
     spec = ProcessSpec(
-        label, (command, *app.command[1:]), env, app.folder, log, grace=_GRACE_SECONDS, foreground=foreground
+        label,
+        (_executable(app, env["PATH"]), *app.command[1:]),
+        env,
+        app.folder,
+        log,
+        grace=_GRACE_SECONDS,
+        foreground=foreground,
     )
     waits_for = "grpc.health.v1 does not say SERVING" if app.protocol == "grpc" else "its port is not open"
     held = (ports.app,) if app.started_by_us else ()
     return Service(spec, _serves(app, ports.app), waits_for, _READY_SECONDS, held)
+
+
+def check_commands(apps: Iterable[AppSpec]) -> None:
+    """Find every app's executable; `StackError` names the app whose can't be found. To be asked before anything is started."""
+    path = app_environment(os.environ)["PATH"]
+    for app in apps:
+        if app.started_by_us:
+            _executable(app, app.env.get("PATH", path))
+
+
+def _executable(app: AppSpec, path: str) -> str:
+    """The command's file, found as a shell in the app's folder would find it."""
+    name = app.command[0]
+    found = shutil.which(app.folder / name) if "/" in name else shutil.which(name, path=path)
+    if found is None:
+        where = f"in {app.folder}" if "/" in name else "on PATH"
+        raise StackError(f"{app.app_id}: its command {name!r} is not {where}, or can't be executed")
+    return found
 
 
 def _serves(app: AppSpec, port: int) -> Probe:

@@ -37,6 +37,7 @@ def take_terminal() -> None:
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     os.tcsetpgrp(0, os.getpgrp())
     signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z: no shell would know of it and wake this process.
 
 
 def main() -> None:

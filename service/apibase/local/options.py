@@ -31,7 +31,7 @@ class StackOptions:
     sidecar_only: frozenset[str] = frozenset()
     """Apps that somebody else starts: they get a port and a sidecar."""
     foreground: str = ""
-    """The app that gets our terminal."""
+    """The app that gets our terminal: its sidecar is started with the others, itself by `run_foreground`."""
     fixed_ports: bool = False
     """Use the ports that the topology file names."""
     data_dir: Path | None = None

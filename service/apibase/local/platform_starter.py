@@ -79,6 +79,7 @@ class PlatformStarter:
 
     async def _postgres_up(self, plan: PostgresPlan) -> None:
         if plan.initialise:
+            self._supervisor.waiting(Role.PLATFORM, plan.server.spec.name, "initdb makes its data folder")
             initdb = self._supervisor.spawn(plan.initialise, Phase.BACKENDS, Role.PLATFORM)
             initdb.exit_expected = True
             if await initdb.wait() != 0:

@@ -18,6 +18,7 @@ from apibase.local.service import Service
 
 _SUPERUSER = "postgres"
 _LONGEST_SOCKET = 107
+_SOCKET = ".s.PGSQL.5432"
 _SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -48,7 +49,7 @@ def plan_postgres(binaries: PostgresBinaries, data: Path, sockets: Path, logs: P
     if user:
         folder = postgres_for(binaries, pwd.getpwnam(user).pw_uid).bin_dir
         _check_reachable(data, user)
-    if len(str(sockets / ".s.PGSQL.5432.lock")) > _LONGEST_SOCKET:
+    if len(str(sockets / f"{_SOCKET}.lock")) > _LONGEST_SOCKET:
         message = f"{sockets} is too long for a Unix socket; set TMPDIR to a shorter folder"
         raise StackError(message)
     env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC", "TMPDIR": str(sockets)}
@@ -76,7 +77,7 @@ def plan_postgres(binaries: PostgresBinaries, data: Path, sockets: Path, logs: P
         "postgres", command, env, Path("/"), logs / "postgres.log",
         user=user, stop_signal=signal.SIGINT, kill_signal=signal.SIGQUIT, death_signal=signal.SIGINT,
     )  # fmt: skip
-    server = Service(spec, partial(postgres_ok, data), "its pid file does not say ready", within=30)
+    server = Service(spec, partial(postgres_ok, sockets / _SOCKET, _SUPERUSER), "it takes no connection", within=30)
     return PostgresPlan(initialise, server, f"host={sockets} user={_SUPERUSER} database=postgres")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import struct
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Probe = Callable[[], Awaitable[bool]]
 PROBE_SECONDS = 0.5
+_POSTGRES_PROTOCOL = 3 << 16  # Version 3.0.
+_POSTGRES_TERMINATE = b"X\0\0\0\4"
 
 
 async def exchange(port: int, request: bytes, answer_bytes: int = 256) -> bytes:
@@ -59,11 +61,23 @@ async def redis_ok(port: int) -> bool:
     return (await exchange(port, b"PING\r\n")).startswith(b"+PONG")
 
 
-async def postgres_ok(data: Path) -> bool:
-    """Whether the postmaster says that it takes connections: the last line of its pid file."""
-    with contextlib.suppress(OSError):
-        return (data / "postmaster.pid").read_text().rstrip().endswith("ready")
-    return False
+async def postgres_ok(socket: Path, user: str) -> bool:
+    """Whether PostgreSQL lets a user in, which it does not while it starts up or recovers."""
+    parameters = f"user\0{user}\0database\0postgres\0\0".encode()
+    startup = struct.pack("!ii", 8 + len(parameters), _POSTGRES_PROTOCOL) + parameters
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(socket)
+            writer.write(startup)
+            answer = await reader.read(1)
+            writer.write(_POSTGRES_TERMINATE)
+            return answer == b"R"
+    except (OSError, TimeoutError):
+        return False
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 async def grpc_serving(address: str, service: str = "") -> bool:

@@ -26,6 +26,7 @@ _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.1
 _GROUP_GRACE = 2.0
 _DIAGNOSTIC_LINES = 15
+_ENDING = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGSEGV}
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,14 @@ class ManagedProcess:
 
     async def send_signal(self, number: int) -> None:
         """Send a signal on purpose, and wait for the end if it is one that ends a process."""
-        self.exit_expected = True
-        if self.alive:
-            if number == signal.SIGKILL:
+        ends = number in _ENDING
+        self.exit_expected = self.exit_expected or ends
+        if self._popen and self.alive:
+            self._popen.send_signal(number)
+            if number == signal.SIGKILL:  # It can't end its children itself.
                 guard.send(self.pid, number)
-            elif self._popen:
-                self._popen.send_signal(number)
-        if number in {signal.SIGKILL, signal.SIGTERM, signal.SIGINT}:
-            await self._exited.wait()
+            if ends:
+                await self._exited.wait()
 
     async def stop(self) -> None:
         """Ask it to stop; after its grace, kill it and whatever it started. Returns when all of them are gone."""
@@ -170,6 +171,7 @@ class ManagedProcess:
         if self.spec.kill_signal != signal.SIGKILL and self.alive:
             self._popen.send_signal(self.spec.kill_signal)
         elif self.alive or guard.group_alive(self.pid):
+            self._popen.kill()
             guard.send(self.pid, signal.SIGKILL)
 
     def tail(self, lines: int = _DIAGNOSTIC_LINES) -> list[str]:
@@ -194,7 +196,8 @@ class ManagedProcess:
 
     async def _end_group(self) -> None:
         """End what the leader left behind: it may have had children of its own."""
-        if self.alive:
+        if self._popen and self.alive:
+            self._popen.kill()
             guard.send(self.pid, signal.SIGKILL)
             await self._exited.wait()
         if not guard.group_alive(self.pid):
@@ -214,7 +217,21 @@ class ManagedProcess:
 
     def _ended(self, code: int) -> None:
         self.returncode = code
+        if self.spec.foreground:
+            _take_terminal_back()
         if self._log:
             self._log.drain()
         self._exited.set()
         self._hooks.on_exit(self)
+
+
+def _take_terminal_back() -> None:
+    """Be the terminal's foreground job again after the one that had it: Ctrl-C is for us now."""
+    if not sys.stdin.isatty():
+        return
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # Or the attempt itself would stop us.
+    try:
+        with contextlib.suppress(OSError):
+            os.tcsetpgrp(sys.stdin.fileno(), os.getpgrp())
+    finally:
+        signal.signal(signal.SIGTTOU, before)

@@ -14,7 +14,7 @@ from apibase.local.backends import Backend, address_variables, to_embed
 from apibase.local.components import components_of
 from apibase.local.errors import ChildDied, StackError
 from apibase.local.events import Event, EventKind, Role
-from apibase.local.instance import Instance, RunningApp, RunningSidecar, dapr_variables
+from apibase.local.instance import Instance, RunningApp, RunningSidecar, check_commands, dapr_variables
 from apibase.local.instance_plan import InstancePlanner
 from apibase.local.log_run import LogRun
 from apibase.local.options import StackOptions
@@ -49,13 +49,14 @@ class Stack:
         self.options = options or StackOptions()
         self.instances: list[Instance] = []
         self.platform: Platform | None = None
-        self._id = uuid.uuid4().hex
+        self.stack_id = uuid.uuid4().hex
         self._ports = PortPool()
-        self._supervisor = Supervisor(self._id, self._ports, self.options.on_event, lines=self.options.lines)
+        self._supervisor = Supervisor(self.stack_id, self._ports, self.options.on_event, lines=self.options.lines)
         self._state = StateFile(self.options.state_file) if self.options.state_file else None
         self._run: Path | None = None
         self._logs: Path | None = None
         self._log_run: LogRun | None = None
+        self._ready = False
         self._stop: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -104,10 +105,16 @@ class Stack:
         """A sidecar's addresses, process id and log."""
         return self._instance(app_id, replica).running_sidecar()
 
-    async def wait_app(self, app_id: str, replica: int = 0) -> int:
-        """Wait for an app to end and return its exit code, 128 and the signal's number if a signal ended it."""
-        app = self._instance(app_id, replica).app
-        code = await app.wait() if app else 0
+    async def run_foreground(self) -> int:
+        """Start the app that `foreground` names, with our terminal, and return its exit code: 128 + N for signal N."""
+        instance = self._instance(self.options.foreground, 0)
+        service = instance.app_service
+        if service is None:
+            raise StackError(f"{instance.label} has no command to run")
+        instance.app = app = self._supervisor.start(service, Phase.APPS, Role.APP, instance.spec.app_id)
+        app.exit_expected = True
+        self._note()
+        code = await self.run(app.wait())
         return code if code >= 0 else 128 - code
 
     def environment(self, app_id: str, replica: int = 0) -> dict[str, str]:
@@ -174,10 +181,11 @@ class Stack:
 
     async def _start(self) -> None:
         apps = self._apps()
+        check_commands(apps)
         if self._state:
             self._state.acquire()
-        run = self._run = make_run_folder()
         self._supervisor.guardian.start()
+        run = self._run = make_run_folder()
         self._supervisor.guardian.remove(run)
         if self._state:
             self._supervisor.guardian.remove(self._state.path)
@@ -196,7 +204,8 @@ class Stack:
             self.instances += planner.plan(app)
         self._note()
         await together([work for instance in self.instances for work in self._up(instance)])
-        self._note(ready=True)
+        self._ready = True
+        self._note()
 
     async def _platform(self, tools: Toolbox, wanted: dict[str, Backend], run: Path, logs: Path) -> Platform:
         data = self.options.data_dir.resolve() if self.options.data_dir else run / "data"
@@ -217,7 +226,7 @@ class Stack:
         works = [self._sidecar_up(instance)]
         if instance.spec.app_id in self.options.sidecar_only:
             self._ports.release(instance.ports.app)
-        elif instance.app_service:
+        elif instance.app_service and instance.spec.app_id != self.options.foreground:
             works.append(self._app_up(instance))
         return works
 
@@ -229,10 +238,7 @@ class Stack:
     async def _app_up(self, instance: Instance) -> None:
         if service := instance.app_service:
             instance.app = self._supervisor.start(service, Phase.APPS, Role.APP, instance.spec.app_id)
-            if service.spec.foreground:
-                instance.app.exit_expected = True
-            else:
-                await self._supervisor.ready(instance.app, service, Role.APP)
+            await self._supervisor.ready(instance.app, service, Role.APP)
 
     def _instance(self, app_id: str, replica: int) -> Instance:
         for instance in self.instances:
@@ -240,10 +246,9 @@ class Stack:
                 return instance
         raise StackError(f"replica {replica} of {app_id!r} is not in this stack")
 
-    def _note(self, *, ready: bool = False) -> None:
-        if self._state and self._run and self._logs:
-            members = (self._run, self._logs, self.platform, self.instances)
-            self._state.write(note(self._id, self.topology.file, *members, pids=self._supervisor.pids(), ready=ready))
+    def _note(self) -> None:
+        if self._state and self._run:
+            self._state.write(note(self, self._run, self._supervisor.pids(), ready=self._ready))
 
     async def _end(self) -> None:
         with contextlib.ExitStack() as finally_do:  # Each, whatever becomes of the ones before; the last one first.

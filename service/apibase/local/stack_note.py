@@ -12,35 +12,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from apibase.local.instance import Instance
-    from apibase.local.sidecar import Platform
+    from apibase.local.stack import Stack
 
 
-def note(
-    stack_id: str,
-    topology: Path,
-    run: Path,
-    logs: Path,
-    platform: Platform | None,
-    instances: Iterable[Instance],
-    *,
-    pids: Iterable[int],
-    ready: bool,
-) -> StackState:
-    """The state as of now; `platform` is None until it is up."""
+def note(stack: Stack, run: Path, pids: Iterable[int], *, ready: bool) -> StackState:
+    """The state as of now."""
     supervisor = os.getpid()
+    platform = stack.platform
     return StackState(
         supervisor_pid=supervisor,
         supervisor_start=guard.start_time(supervisor),
-        stack_id=stack_id,
-        topology=str(topology),
+        stack_id=stack.stack_id,
+        topology=str(stack.topology.file),
         run_folder=str(run),
-        log_folder=str(logs),
+        log_folder=str(stack.log_folder),
         ready=ready,
         env=platform.env if platform else {},
         placement=platform.placement if platform else "",
         scheduler=platform.scheduler if platform else "",
         name_resolution=str(platform.name_resolution) if platform else "",
-        instances=tuple(instance.state() for instance in instances),
+        instances=tuple(instance.state() for instance in stack.instances),
         processes={str(pid): guard.start_time(pid) for pid in pids},
     )

@@ -81,9 +81,13 @@ class Supervisor:
         """Wait until a service's process is ready."""
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        self._on_event(Event(EventKind.WAITING, role, process.name, service.waits_for))
+        self.waiting(role, process.name, service.waits_for)
         await process.until(service.ready, service.within, service.waits_for)
         self._on_event(Event(EventKind.READY, role, process.name, f"{loop.time() - begin:.1f} s"))
+
+    def waiting(self, role: Role, name: str, reason: str) -> None:
+        """Tell that something is not ready yet, and why."""
+        self._on_event(Event(EventKind.WAITING, role, name, reason))
 
     async def unless_failed(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Do something while all processes live; `ChildDied` at once when one of them ends by itself."""

@@ -1,0 +1,128 @@
+"""What the unit tests share: a contract of their own, a sidecar in this process, and the log as a service writes it."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from loguru import logger
+
+from apibase import Settings
+from apibase.codegen import generate
+from apibase.observability import configure_logging
+from tests.unit.fake_dapr import FakeDapr
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from types import ModuleType
+
+CONTRACTS = Path(__file__).parent / "contracts"
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The modules generated from desk/v1/desk.proto."""
+
+    pb2: ModuleType
+    grpc: ModuleType
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """Return the code of the tests' own contract, generated as a project's is."""
+    out = tmp_path_factory.mktemp("generated")
+    generate([CONTRACTS], out)
+    sys.path.insert(0, str(out))
+    try:
+        yield Desk(importlib.import_module("desk.v1.desk_pb2"), importlib.import_module("desk.v1.desk_pb2_grpc"))
+    finally:
+        sys.path.remove(str(out))
+
+
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """Return a folder whose name is short enough for a Unix socket's path."""
+    folder = tempfile.mkdtemp(prefix="ab")
+    yield Path(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def settings(socket_folder: Path) -> Settings:
+    """Return the settings of an app beside the fake sidecar."""
+    return Settings(
+        app_id="desk",
+        app_port=0,
+        dapr_grpc_endpoint=f"unix://{socket_folder}/dapr.sock",
+        sidecar_timeout=5.0,
+        drain_timeout=5.0,
+        log_format="json",
+    )
+
+
+@pytest.fixture
+async def dapr(settings: Settings) -> AsyncIterator[FakeDapr]:
+    """Return a sidecar that answers, at the settings' address."""
+    async with FakeDapr(settings.sidecar_address) as fake:
+        yield fake
+
+
+class Log:
+    """What was logged, as a service's own sink writes it."""
+
+    def __init__(self, stream: io.StringIO) -> None:
+        self._stream = stream
+
+    @property
+    def text(self) -> str:
+        return self._stream.getvalue()
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text.splitlines()]
+
+    def of(self, **fields: object) -> list[dict[str, Any]]:
+        """Return the lines that have these fields."""
+        return [line for line in self.lines if all(line.get(key) == value for key, value in fields.items())]
+
+    def one(self, **fields: object) -> dict[str, Any]:
+        """Return the one line that has these fields."""
+        found = self.of(**fields)
+        assert len(found) == 1, f"{len(found)} lines with {fields} in:\n{self.text}"
+        return found[0]
+
+
+@pytest.fixture
+def set_up_logging() -> Iterator[Any]:
+    """Return `configure_logging`, and put this process's logging back afterwards."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield configure_logging
+    root.handlers[:], root.level = before
+    logger.remove()
+    logger.configure(extra={}, patcher=lambda _record: None)
+    logger.add(sys.stderr, level="DEBUG")
+
+
+@pytest.fixture
+def log(settings: Settings, set_up_logging: Any) -> Log:
+    """Return the log of a service with the test's settings, in JSON and at DEBUG."""
+    stream = io.StringIO()
+    set_up_logging(settings.model_copy(update={"log_level": "DEBUG"}), stream)
+    return Log(stream)
+
+
+@pytest.fixture
+def grpc_addr(grpc_context: Any, socket_folder: Path) -> str:
+    """Return the address that pytest-grpc-aio's fixtures use: a socket of this test's own, where its default races for ports."""
+    grpc_context.addr = f"unix:{socket_folder}/app.sock"
+    return grpc_context.addr
