@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from orders.settings import OrderSettings
 from pydantic import AliasChoices, SecretStr
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from apibase.settings import Settings
+from orders.settings import OrderSettings
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
@@ -43,17 +43,10 @@ What the project tells `apibase` stands in `[tool.apibase]` of its `pyproject.to
 
 def table(title: str, settings: type[BaseSettings]) -> str:
     """Return a section with a row for each field."""
-    prefix = str(settings.model_config.get("env_prefix", ""))
     rows = [f"## {title}", "", "| variable | default | meaning |", "| --- | --- | --- |"]
     for name, field in settings.model_fields.items():
         alias = field.validation_alias
-        names = (
-            [str(choice) for choice in alias.choices]
-            if isinstance(alias, AliasChoices)
-            else [str(alias)]
-            if alias
-            else [f"{prefix}{name}".upper()]
-        )
+        names = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias or name)]
         default = (
             ""
             if field.default in (None, PydanticUndefined) or isinstance(field.default, SecretStr)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from apibase.app import App
     from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateItem, StateManager
     from apibase.contract import ContractError
+    from apibase.entry import run
     from apibase.errors import (
         Conflict,
         Drop,
@@ -43,6 +44,7 @@ _HOME = {
     "SidecarUnavailable": "errors",
     "StateItem": "clients",
     "StateManager": "clients",
+    "run": "entry",
 }
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "SidecarUnavailable",
     "StateItem",
     "StateManager",
+    "run",
 ]
 
 

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 from loguru import logger
 
+from apibase.cancellation import is_cancelled
 from apibase.deadline import deadline
 from apibase.errors import Drop, InvalidRequest, Retry, ServiceError, public_error, to_status
 from apibase.events import EventContext
@@ -37,6 +38,7 @@ SUCCESS = appcallback_pb2.TopicEventResponse.SUCCESS
 RETRY = appcallback_pb2.TopicEventResponse.RETRY
 DROP = appcallback_pb2.TopicEventResponse.DROP
 
+_TOKEN_HEADER = "dapr-api-token"  # noqa: S105 - the name of it
 _TRACE_KEYS = frozenset({"traceparent", "tracestate"})
 _PROTOBUF_TYPES = frozenset({"application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf"})
 
@@ -124,7 +126,9 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
             verdict, reason = DROP, str(error)
         except (Retry, ServiceError) as error:
             verdict, reason = RETRY, str(error) or "asked for"
-        except Exception as error:  # noqa: BLE001 - the border: nothing passes it but a status
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
             verdict, reason = RETRY, f"unexpected {type(error).__name__}"
             logger.opt(exception=error).error("{} failed with an unexpected {}", route.name, type(error).__name__)
         else:
@@ -168,15 +172,18 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         failure: ServiceError | None = None
         try:
             await route.handler(_decode(route, data, "application/json"), event)
-        except ServiceError as error:
-            failure = error
         except Drop as error:
             logger.warning("{} dropped an event of binding {!r}: {}", route.name, event.source, error.reason)
-        except Exception as error:  # noqa: BLE001 - the border: nothing passes it but a status
-            failure = internal_error()
-            logger.bind(error_id=failure.metadata["error_id"]).opt(exception=error).error(
-                "{} failed with an unexpected {}", route.name, type(error).__name__
-            )
+        except Retry as error:
+            failure = ServiceError(grpc.StatusCode.ABORTED, "RETRY", str(error) or "the event is to be delivered again")
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
+            failure = public_error(error)
+            if failure is not error:
+                logger.bind(error_id=failure.metadata["error_id"]).opt(exception=error).error(
+                    "{} failed with an unexpected {}", route.name, type(error).__name__
+                )
         finally:
             deadline.reset(token)
         code = failure.code if failure else grpc.StatusCode.OK
@@ -247,7 +254,12 @@ def _trace_id(traceparent: str) -> str:
 
 
 def _headers(context: Context) -> Mapping[str, str]:
-    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    """Return the text headers of daprd's call, without the token: an `EventContext` may be logged."""
+    return {
+        key: value
+        for key, value in context.invocation_metadata() or ()
+        if isinstance(value, str) and key != _TOKEN_HEADER
+    }
 
 
 def _decode(route: Route, data: bytes, content_type: str) -> Message:
@@ -260,9 +272,17 @@ def _decode(route: Route, data: bytes, content_type: str) -> Message:
         if media_type in _PROTOBUF_TYPES:
             message.ParseFromString(data)
         else:
+            _require_object(data, message)
             json_format.Parse(data, message, ignore_unknown_fields=True)
     except (DecodeError, json_format.ParseError, UnicodeDecodeError) as error:
         reason = f"the data ({media_type or 'no content type'}) is no {message.DESCRIPTOR.full_name}: {error}"
         raise Drop(reason) from error
     validate(message)
     return message
+
+
+def _require_object(data: bytes, message: Message) -> None:
+    """Refuse JSON that is a list or a string: with unknown fields ignored, it would pass for an empty message."""
+    if not data.lstrip().startswith(b"{") and not message.DESCRIPTOR.full_name.startswith("google.protobuf."):
+        reason = "the JSON is no object"
+        raise json_format.ParseError(reason)

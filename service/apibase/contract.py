@@ -98,6 +98,9 @@ def _listener(method: MethodDescriptor) -> Listener | None:
         return BindingListener(method, binding.name)
     topic = options.Extensions[annotations_pb2.topic]
     _require(where, "topic", pubsub_name=topic.pubsub_name, name=topic.name)
+    if topic.dead_letter_topic == topic.name:
+        message = f"{where}: the topic {topic.name!r} is its own dead-letter topic, so a bad event would come back for ever; name another"
+        raise ContractError(message)
     return TopicListener(method, topic.pubsub_name, topic.name, topic.dead_letter_topic)
 
 

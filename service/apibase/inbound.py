@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -46,9 +46,9 @@ def _method_handler(method: MethodDescriptor, servicer: object) -> grpc.RpcMetho
     behavior: Callable[..., Any] = (
         getattr(servicer, method.name) if is_implemented(servicer, method) else border.unimplemented
     )
-    admit: Callable[[Any], Any] = border.admit_all if method.client_streaming else border.admit
+    admit: Callable[..., Any] = border.admit_all if method.client_streaming else border.admit
 
-    async def answer_once(request: Any, context: Context) -> Message:
+    async def answer_once(request: object, context: Context) -> Message:
         with border.call(context) as call:
             try:
                 return border.checked(await behavior(admit(request), context))
@@ -58,7 +58,7 @@ def _method_handler(method: MethodDescriptor, servicer: object) -> grpc.RpcMetho
 
     # A coroutine that writes, not an async generator: gRPC leaves a cancelled call's generator to the garbage collector,
     # which would end it, and with it the call's context, in another task.
-    async def answer_often(request: Any, context: Context) -> None:
+    async def answer_often(request: object, context: Context) -> None:
         with border.call(context) as call:
             try:
                 responses = behavior(admit(request), context)
@@ -82,6 +82,10 @@ def _method_handler(method: MethodDescriptor, servicer: object) -> grpc.RpcMetho
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(answer_often, **codec)  # type: ignore[arg-type]
     return grpc.unary_unary_rpc_method_handler(answer_once, **codec)  # type: ignore[arg-type]
+
+
+class _CallOver(asyncio.CancelledError):
+    """A response could not be written: the call ended while the handler was at work, mostly because its caller left."""
 
 
 class _Border:
@@ -123,19 +127,23 @@ class _Border:
         """Write a handler's responses, and end the handler with the call, whichever way that ends."""
         try:
             async for response in responses:
-                await context.write(self.checked(response))
+                checked = self.checked(response)
+                try:
+                    await context.write(checked)
+                except grpc.aio.InternalError as error:
+                    raise _CallOver from error
         finally:
             if isinstance(responses, AsyncGenerator):
                 await responses.aclose()
 
-    def checked(self, response: Any) -> Message:
+    def checked(self, response: object) -> Message:
         """Refuse what the contract does not promise; gRPC would send any message as if it were the right one."""
         if not isinstance(response, self.response):
             message = f"{self.name} answered with {type(response).__name__}, not {self.response.DESCRIPTOR.full_name}"
             raise TypeError(message)
         return response
 
-    def unimplemented(self, _request: object, _context: Context) -> Any:
+    def unimplemented(self, _request: object, _context: Context) -> NoReturn:
         raise ServiceError(grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", f"{self.name} is not implemented")
 
 
@@ -173,7 +181,7 @@ class _Call:
 
     async def fail(self, error: BaseException) -> None:
         """End the call with the status that `error` maps to; always raises, unless the call itself is cancelled."""
-        if is_cancelled():
+        if is_cancelled() or isinstance(error, _CallOver):
             self._code = grpc.StatusCode.CANCELLED
             return
         if isinstance(error, grpc.aio.AbortError):

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from apibase.contract import BindingListener, ContractError, TopicListener, listeners, request_class, servicer_contract
+from apibase.contract import (
+    BindingListener,
+    ContractError,
+    TopicListener,
+    is_implemented,
+    listeners,
+    request_class,
+    servicer_contract,
+)
 from apibase.events import EventContext
 
 Handler = Callable[[Message, EventContext], Awaitable[Message | None]]
@@ -33,11 +41,15 @@ class RouteTable:
     def add(self, servicer: object) -> int:
         """Add the listeners of a servicer and return how many they are; none for a service of rpcs.
 
-        Raises `ContractError` where two handlers claim the same event, or two listeners of a topic disagree on its
-        dead-letter topic: daprd knows one subscription for each topic.
+        Raises `ContractError` where a listener is not implemented, where two handlers claim the same event, or two
+        listeners of a topic disagree on its dead-letter topic: daprd knows one subscription for each topic.
         """
         found = listeners(servicer_contract(servicer))
         for listener in found:
+            if not is_implemented(servicer, listener.method):
+                name = type(servicer).__qualname__
+                message = f"{name} listens to {listener.method.full_name} but does not implement it; add the method"
+                raise ContractError(message)
             handler = getattr(servicer, listener.method.name)
             route = Route(listener.method.full_name, listener, request_class(listener.method), handler)
             if isinstance(listener, TopicListener):

@@ -1,6 +1,7 @@
 """Run the orders service: `python -m orders`."""
 
+from apibase import run
 from orders.bootstrap import build
 
 if __name__ == "__main__":
-    build().run()
+    run(build)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import AliasGenerator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class OrderSettings(BaseSettings):
     """Read from `ORDERS_…` variables when constructed."""
 
-    model_config = SettingsConfigDict(env_prefix="ORDERS_", frozen=True)
+    # Aliases, not a prefix: an error names the variable then.
+    model_config = SettingsConfigDict(
+        alias_generator=AliasGenerator(validation_alias=lambda field: f"ORDERS_{field.upper()}"),
+        frozen=True,
+        populate_by_name=True,
+    )
 
     store: str = Field("statestore", description="State store component of the order rows.")
     payments_app_id: str = Field("payments", description="App id of the payments service.")

@@ -1,6 +1,7 @@
 """Run the payments service: `python -m payments`."""
 
+from apibase import run
 from payments.bootstrap import build
 
 if __name__ == "__main__":
-    build().run()
+    run(build)

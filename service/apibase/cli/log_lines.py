@@ -26,14 +26,14 @@ _TRACE = ("trace_id", "traceId", "trace", "trace.id")
 _NOISE = {"app", "app_id", "service", "instance", "scope", "type", "ver", "span_id", "pid", "logger"}
 _SHOWN = {*_TIME, *_LEVEL, *_MESSAGE, *_TRACE, *_NOISE}
 _QUIET_LEVELS = {"TRACE", "DEBUG", "INFO"}
-_QUIET_WHILE_CHANGING = {*_QUIET_LEVELS, "WARNING", "WARN"}
+_QUIET_WHILE_CHANGING = {*_QUIET_LEVELS, "WARNING", "WARN", "ERROR"}
 
 
 class LogPrinter:
     """Prints processes' lines, each after its app's name in a colour of its own.
 
-    A sidecar's are printed from warnings upwards, and only errors while the stack starts or stops, when daprd warns of
-    what is normal then; all of them, if they are asked for here or by the topology's `daprdLogDestination`. Nothing of an
+    A sidecar's are printed from warnings upwards, and only fatal ones while the stack starts or stops, when daprd
+    complains of what is normal then; all of them, if they are asked for here or by the topology's `daprdLogDestination`. Nothing of an
     app whose `appLogDestination` is a file alone; nothing of backends and control plane.
     """
 
@@ -72,20 +72,19 @@ class LogPrinter:
 def human(fields: Mapping[str, object]) -> Text:
     """A JSON line's fields: time, level, message, what else it says, and the trace."""
     level = str(_pick(fields, _LEVEL)).upper()
-    text = Text.assemble(
-        (_clock(_pick(fields, _TIME)), "dim"),
-        " ",
-        (f"{level:<7}", _LEVELS.get(level, "")),
-        " ",
-        str(_pick(fields, _MESSAGE)),
-    )
-    extra = " ".join(
-        f"{key}={_short(value)}" for key, value in fields.items() if key not in _SHOWN and value not in ("", None)
-    )
-    if extra:
-        text.append(f"  {extra}", "dim")
+    text = Text()
+    if clock := _clock(_pick(fields, _TIME)):
+        text.append(f"{clock} ", "dim")
+    text.append(f"{level:<7} ", _LEVELS.get(level, "")).append(str(_pick(fields, _MESSAGE)))
+    others = {key: value for key, value in fields.items() if key not in _SHOWN and value not in ("", None)}
+    long = {key: value for key, value in others.items() if isinstance(value, str) and "\n" in value}
+    for key, value in others.items():
+        if key not in long:
+            text.append(f"  {key}={_short(value)}", "dim")
     if trace := _pick(fields, _TRACE):
         text.append(f"  trace={trace}", "dim")
+    for value in long.values():  # A traceback, say.
+        text.append(f"\n{value.rstrip()}")
     return text
 
 

@@ -91,6 +91,6 @@ def choose_apps(topology: Topology, only: list[str] | None, skip: list[str] | No
 
 async def _say_what_next(stack: Stack, project: Project) -> None:
     console = stdout_console()
-    if line := await suggest_call(stack, project.descriptors):
+    if line := f"apibase call {project.call}" if project.call else await suggest_call(stack, project.descriptors):
         console.print(f"\nCall it:  [bold]{line}[/]", markup=True)
     console.print(f"Logs:     {stack.log_folder}\nEnd it:   Ctrl-C\n")

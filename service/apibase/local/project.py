@@ -11,7 +11,7 @@ from apibase.local.errors import TopologyError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SETTINGS = {"topology": "compose/dapr.yaml", "demo": "", "descriptors": "generated/descriptors.binpb"}
+_SETTINGS = {"topology": "compose/dapr.yaml", "demo": "", "descriptors": "generated/descriptors.binpb", "call": ""}
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Project:
     descriptors: Path
     demo: str
     """The demo's object reference, `module:function`; "" for none."""
+    call: str = ""
+    """What `apibase up` suggests to put after `apibase call`; "" to have it find an rpc itself."""
 
     @property
     def state_folder(self) -> Path:
@@ -54,6 +56,7 @@ class Project:
             topology=(topology or root / settings["topology"]).resolve(),
             descriptors=root / settings["descriptors"],
             demo=settings["demo"],
+            call=settings["call"],
         )
 
 
