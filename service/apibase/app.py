@@ -17,7 +17,7 @@ from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
 from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateManager
 from apibase.contract import ContractError, servicer_contract
 from apibase.errors import SidecarError
-from apibase.health import AppHealthServicer, Health
+from apibase.health import AppHealthServicer, Health, HealthServicer
 from apibase.inbound import rpc_handlers
 from apibase.observability import configure_logging
 from apibase.routes import RouteTable
@@ -76,7 +76,7 @@ class App:
         """Listen on the app channel, wait for the sidecar, then be ready. Raises `SidecarError` when it does not come."""
         await self._listen()
         await self.sidecar.wait_ready(self.settings.sidecar_timeout)
-        await self.health.set_ready()
+        self.health.set_ready()
         logger.info("{} is ready", self.settings.app_id)
 
     async def _listen(self) -> None:
@@ -93,9 +93,9 @@ class App:
         appcallback_pb2_grpc.add_AppCallbackServicer_to_server(channel, server)  # type: ignore[no-untyped-call]
         appcallback_pb2_grpc.add_AppCallbackAlphaServicer_to_server(AppChannelAlphaServicer(channel), server)  # type: ignore[no-untyped-call]
         appcallback_pb2_grpc.add_AppCallbackHealthCheckServicer_to_server(AppHealthServicer(self.health), server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), server)
         names = tuple(service.full_name for service, _ in self._services)
-        await self.health.declare(names)
+        self.health.declare(names)
         if self.settings.reflection:
             reflection.enable_server_reflection(
                 (
@@ -106,14 +106,15 @@ class App:
                 ),
                 server,
             )
-        address = f"{self.settings.app_host}:{self.settings.app_port}"
+        host = self.settings.app_host
+        address = f"[{host}]:{self.settings.app_port}" if ":" in host else f"{host}:{self.settings.app_port}"
         try:
             self.port = server.add_insecure_port(address)
         except RuntimeError as error:
             message = f"cannot listen on {address} (APP_HOST, APP_PORT): {error}"
             raise OSError(message) from error
-        await server.start()
         self._server = server
+        await server.start()
         logger.bind(
             services=names,
             topics=[f"{s.pubsub_name}/{s.topic}" for s in self._routes.subscriptions],
@@ -122,7 +123,7 @@ class App:
 
     async def stop(self) -> None:
         """Drain and close; safe to call at any point of the start."""
-        await self.health.set_not_ready("draining")
+        self.health.set_draining()
         if self._server is not None:
             await self._server.stop(self.settings.drain_timeout)
             self._server = None

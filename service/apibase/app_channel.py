@@ -23,6 +23,7 @@ from apibase.cancellation import is_cancelled
 from apibase.deadline import deadline
 from apibase.errors import Drop, InvalidRequest, Retry, ServiceError, public_error, to_status
 from apibase.events import EventContext
+from apibase.message_json import from_json
 from apibase.observability import call_context
 from apibase.validation import validate
 
@@ -264,25 +265,13 @@ def _headers(context: Context) -> Mapping[str, str]:
 
 def _decode(route: Route, data: bytes, content_type: str) -> Message:
     """Return the event's message, valid by its contract; `Drop` says why it can't be had."""
-    message = route.request()
+    if route.request is Empty:
+        return Empty()
     media_type = content_type.partition(";")[0].strip().lower()
-    if isinstance(message, Empty):
-        return message
     try:
-        if media_type in _PROTOBUF_TYPES:
-            message.ParseFromString(data)
-        else:
-            _require_object(data, message)
-            json_format.Parse(data, message, ignore_unknown_fields=True)
-    except (DecodeError, json_format.ParseError, UnicodeDecodeError) as error:
-        reason = f"the data ({media_type or 'no content type'}) is no {message.DESCRIPTOR.full_name}: {error}"
+        message = route.request.FromString(data) if media_type in _PROTOBUF_TYPES else from_json(data, route.request)
+    except (DecodeError, ValueError) as error:
+        reason = f"the data ({media_type or 'no content type'}) is no {route.request.DESCRIPTOR.full_name}: {error}"
         raise Drop(reason) from error
     validate(message)
     return message
-
-
-def _require_object(data: bytes, message: Message) -> None:
-    """Refuse JSON that is a list or a string: with unknown fields ignored, it would pass for an empty message."""
-    if not data.lstrip().startswith(b"{") and not message.DESCRIPTOR.full_name.startswith("google.protobuf."):
-        reason = "the JSON is no object"
-        raise json_format.ParseError(reason)

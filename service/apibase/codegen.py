@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import FileDescriptor
 
-_IMPORT = re.compile(r'^\s*import\s+(?:public\s+|weak\s+|option\s+)?"([^"]+)"\s*;', re.MULTILINE)
+_IMPORT = re.compile(r"""^\s*import\s+(?:public\s+|weak\s+|option\s+)?["']([^"']+)["']\s*;""", re.MULTILINE)
+_COMMENT_OR_STRING = re.compile(r"""/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""", re.DOTALL)
 _WELL_KNOWN = "google/protobuf/"
+_GRPC_SUFFIXES = ("_pb2_grpc.py", "_pb2_grpc.pyi")
+_SUFFIXES = ("_pb2.py", "_pb2.pyi", *_GRPC_SUFFIXES)
 DESCRIPTORS = "descriptors.binpb"
 
 
@@ -46,8 +49,8 @@ class Generated:
 def generate(roots: Sequence[Path], out: Path) -> Generated:
     """Generate `_pb2.py`, `_pb2.pyi`, `_pb2_grpc.py`, `_pb2_grpc.pyi` and `descriptors.binpb` for every contract.
 
-    `roots` are the folders that import paths are relative to. `out` ends with exactly what the contracts give: files that
-    no contract gives any more are removed, and files that would be the same are not touched.
+    `roots` are the folders that import paths are relative to. Files in `out` that an earlier run made and no contract
+    gives any more are removed, and files that would be the same are not touched; nobody else's file ever is.
 
     Raises `CodegenError` with protoc's own message (file, line, column), or naming an import that can't be found.
     """
@@ -65,49 +68,48 @@ def generate(roots: Sequence[Path], out: Path) -> Generated:
 
 def _protoc(contracts: dict[str, Path], roots: Sequence[Path], imports: Path, out: Path) -> None:
     """Run grpcio-tools' protoc, as a child: it ends the process on some errors."""
-    services = [
-        name for name, path in contracts.items() if re.search(r"^\s*service\s+\w+", path.read_text(), re.MULTILINE)
-    ]
-    include = [f"--proto_path={root}" for root in roots]
-    if imports.stat().st_size:
-        include.append(f"--descriptor_set_in={imports}")
     plugins = Path(sys.executable).parent
-    runs = [
-        [
-            f"--python_out={out}",
-            f"--plugin=protoc-gen-mypy={plugins / 'protoc-gen-mypy'}",
-            f"--mypy_out=quiet:{out}",
-            f"--descriptor_set_out={out / DESCRIPTORS}",
-            "--include_source_info",
-            "--include_imports",
-            *contracts,
-        ],
-        [f"--grpc_python_out={out}", *services],
-        [
-            f"--plugin=protoc-gen-mypy_grpc={plugins / 'protoc-gen-mypy_grpc'}",
-            f"--mypy_grpc_out=quiet:{out}",
-            *services,
-        ],
+    arguments = [
+        *(f"--proto_path={root}" for root in roots),
+        *([f"--descriptor_set_in={imports}"] if imports.stat().st_size else []),
+        f"--python_out={out}",
+        f"--plugin=protoc-gen-mypy={plugins / 'protoc-gen-mypy'}",
+        f"--mypy_out=quiet:{out}",
+        f"--grpc_python_out={out}",
+        f"--plugin=protoc-gen-mypy_grpc={plugins / 'protoc-gen-mypy_grpc'}",
+        f"--mypy_grpc_out=quiet:{out}",
+        f"--descriptor_set_out={out / DESCRIPTORS}",
+        "--include_source_info",
+        "--include_imports",
+        *contracts,
     ]
-    for run in runs if services else runs[:1]:
-        done = subprocess.run(  # noqa: S603 - our own interpreter and arguments
-            [sys.executable, "-m", "grpc_tools.protoc", *include, *run], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise CodegenError((done.stderr or done.stdout).strip())
-    for name in services:
-        _type_listeners(name, out)
+    done = subprocess.run(  # noqa: S603 - our own interpreter and arguments
+        [sys.executable, "-m", "grpc_tools.protoc", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise CodegenError((done.stderr or done.stdout).strip())
+    for file in FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes()).file:
+        if file.name not in contracts:
+            continue
+        if file.service:
+            _type_listeners(file, out)
+        else:
+            for suffix in _GRPC_SUFFIXES:
+                (out / _made_of(file.name, suffix)).unlink(missing_ok=True)
 
 
-def _type_listeners(contract: str, out: Path) -> None:
+def _made_of(contract: str, suffix: str) -> Path:
+    """Return the path, within the output folder, of what protoc makes of a contract."""
+    return Path(contract.removesuffix(".proto").replace("-", "_") + suffix)
+
+
+def _type_listeners(contract: FileDescriptorProto, out: Path) -> None:
     """Give the listeners of a contract's servicers their own context in the stub: an `EventContext`, not gRPC's."""
-    descriptors = FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes())
-    file = next(file for file in descriptors.file if file.name == contract)
-    listening = [service.name for service in file.service if any(_is_listener(method) for method in service.method)]
+    listening = [service.name for service in contract.service if any(_is_listener(method) for method in service.method)]
     if not listening:
         return
-    stub = out / f"{contract.removesuffix('.proto')}_pb2_grpc.pyi"
-    text = stub.read_text()
+    stub = out / _made_of(contract.name, "_pb2_grpc.pyi")
+    text = stub.read_text(encoding="utf-8")
     for name in listening:
         start = text.index(f"class {name}Servicer(")
         end = text.find("\ndef add_", start)
@@ -119,7 +121,8 @@ def _type_listeners(contract: str, out: Path) -> None:
             "from collections import abc as _abc\n",
             "from apibase import EventContext as _EventContext\nfrom collections import abc as _abc\n",
             1,
-        )
+        ),
+        encoding="utf-8",
     )
 
 
@@ -140,7 +143,7 @@ def _installed_imports(contracts: dict[str, Path]) -> FileDescriptorSet:
             found[file.name] = proto
 
     for path in contracts.values():
-        for name in _IMPORT.findall(path.read_text()):
+        for name in _IMPORT.findall(_code(path)):
             if name in contracts or name.startswith(_WELL_KNOWN):
                 continue
             module = name.removesuffix(".proto").replace("/", ".").replace("-", "_") + "_pb2"
@@ -153,15 +156,34 @@ def _installed_imports(contracts: dict[str, Path]) -> FileDescriptorSet:
     return FileDescriptorSet(file=found.values())
 
 
+def _code(contract: Path) -> str:
+    """Return a contract's text without its comments."""
+    text = contract.read_text(encoding="utf-8")
+    return _COMMENT_OR_STRING.sub(lambda found: " " if found[0].startswith("/") else found[0], text)
+
+
+def _made_before(out: Path) -> set[Path]:
+    """Return the files that an earlier run may have made in `out`: those of the contracts in its descriptor set."""
+    descriptors = out / DESCRIPTORS
+    if not descriptors.is_file():
+        return set()
+    return {
+        _made_of(file.name, suffix)
+        for file in FileDescriptorSet.FromString(descriptors.read_bytes()).file
+        if file.HasField("source_code_info") and not file.name.startswith(_WELL_KNOWN)  # an import has none
+        for suffix in _SUFFIXES
+    }
+
+
 def _replace(out: Path, fresh: Path) -> Iterable[Path]:
     """Make `out` equal to `fresh`, yielding each file that this changes."""
     wanted = {path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()}
-    present = {path.relative_to(out) for path in out.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    for name in sorted(present - wanted):
-        (out / name).unlink()
-        yield out / name
+    for name in sorted(_made_before(out) - wanted):
+        if (out / name).is_file():
+            (out / name).unlink()
+            yield out / name
     for name in sorted(wanted):
-        if name in present and filecmp.cmp(fresh / name, out / name, shallow=False):
+        if (out / name).is_file() and filecmp.cmp(fresh / name, out / name, shallow=False):
             continue
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(fresh / name, out / name)

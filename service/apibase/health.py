@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import grpc
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from loguru import logger
 
 if TYPE_CHECKING:
@@ -14,17 +15,19 @@ if TYPE_CHECKING:
 
     from google.protobuf.empty_pb2 import Empty
 
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_Status = health_pb2.HealthCheckResponse
+_DRAINING = "draining"
 
 
 class Health:
-    """Whether this app takes work, and if not, why: `starting`, then ready, then `draining`."""
+    """Whether this app takes work, and if not, why: `starting`, then ready, then `draining`, which is the end."""
 
     def __init__(self) -> None:
-        self._not_ready: str = "starting"
-        self._services: tuple[str, ...] = ()
-        self.servicer = health.aio.HealthServicer()
+        self._not_ready = "starting"
+        self._services: frozenset[str] = frozenset()
+        self._changed = asyncio.Event()
 
     @property
     def ready(self) -> bool:
@@ -36,25 +39,72 @@ class Health:
         """Why the app takes no work; empty when it does."""
         return self._not_ready
 
-    async def declare(self, services: tuple[str, ...]) -> None:
-        """Name the services that `grpc.health.v1` answers for, beside the app as a whole (the empty name)."""
-        self._services = services
-        await self._publish()
+    @property
+    def draining(self) -> bool:
+        """Whether the app takes no work ever again."""
+        return self._not_ready == _DRAINING
 
-    async def set_ready(self) -> None:
+    def declare(self, services: tuple[str, ...]) -> None:
+        """Name the services that `grpc.health.v1` answers for, beside the app as a whole (the empty name)."""
+        self._services = frozenset(services)
+        self._tell()
+
+    def set_ready(self) -> None:
         """Take work from now on."""
         self._not_ready = ""
-        await self._publish()
+        self._tell()
 
-    async def set_not_ready(self, reason: str) -> None:
+    def set_draining(self) -> None:
         """Take no work from now on: daprd stops subscriptions and bindings, Kubernetes takes the pod out of rotation."""
-        self._not_ready = reason
-        await self._publish()
+        self._not_ready = _DRAINING
+        self._tell()
 
-    async def _publish(self) -> None:
-        status = _SERVING if self.ready else _NOT_SERVING
-        for service in ("", *self._services):
-            await self.servicer.set(service, status)
+    def status(self, service: str) -> int | None:
+        """Return the status of a service as `grpc.health.v1` names it; None for one that the app does not serve."""
+        if service and service not in self._services:
+            return None
+        status: int = _Status.SERVING if self.ready else _Status.NOT_SERVING
+        return status
+
+    async def change(self) -> None:
+        """Return when something here changes."""
+        await self._changed.wait()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
+    """Serves `grpc.health.v1`.
+
+    Unlike grpcio's own servicer, it ends its watches when the app drains: each of them would be a call in flight, and
+    hold the shutdown up for as long as it may take.
+    """
+
+    def __init__(self, model: Health) -> None:
+        self._model = model
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
+        """Tell the status of one service now."""
+        status = self._model.status(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"{request.service!r} is not served here")
+        return _Status(status=status)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+        """Tell the status of one service now, and whenever it changes."""
+        told: int | None = None
+        while True:
+            status = self._model.status(request.service)
+            status = _Status.SERVICE_UNKNOWN if status is None else status
+            if status != told:
+                await context.write(_Status(status=status))
+                told = status
+                continue  # it may have changed meanwhile
+            if self._model.draining:
+                return
+            await self._model.change()
 
 
 class AppHealthServicer(appcallback_pb2_grpc.AppCallbackHealthCheckServicer):
@@ -63,9 +113,7 @@ class AppHealthServicer(appcallback_pb2_grpc.AppCallbackHealthCheckServicer):
     def __init__(self, model: Health) -> None:
         self._model = model
 
-    async def HealthCheck(
-        self, request: Empty, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> appcallback_pb2.HealthCheckResponse:
+    async def HealthCheck(self, request: Empty, context: Context) -> appcallback_pb2.HealthCheckResponse:
         """Answer one probe."""
         if not self._model.ready:
             logger.debug("told the sidecar's health probe: {}", self._model.reason)

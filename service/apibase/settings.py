@@ -5,8 +5,10 @@ Dapr's own variables keep Dapr's names (the CLI and the Kubernetes injector set 
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
+from dapr.conf.helpers import GrpcEndpoint
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -43,17 +45,23 @@ class Settings(BaseSettings):
         None, validation_alias="DAPR_API_TOKEN", description="Token that the sidecar asks of its callers."
     )
     sidecar_timeout: float = Field(
-        60.0, gt=0, validation_alias="APIBASE_SIDECAR_TIMEOUT", description="Seconds to wait for the sidecar at start."
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        validation_alias="APIBASE_SIDECAR_TIMEOUT",
+        description="Seconds to wait for the sidecar at start.",
     )
     call_timeout: float = Field(
         10.0,
         gt=0,
+        allow_inf_nan=False,
         validation_alias="APIBASE_CALL_TIMEOUT",
         description="Deadline in seconds of an outbound unary call that sets none.",
     )
     drain_timeout: float = Field(
         20.0,
         ge=0,
+        allow_inf_nan=False,
         validation_alias="APIBASE_DRAIN_TIMEOUT",
         description="Seconds that calls in flight get to finish at shutdown.",
     )
@@ -70,6 +78,15 @@ class Settings(BaseSettings):
         validation_alias="APIBASE_LOG_FORMAT",
         description="`json` lines, `text` for people; `auto`: text on a terminal.",
     )
+
+    @field_validator("dapr_grpc_endpoint")
+    @classmethod
+    def _readable_endpoint(cls, value: str | None) -> str | None:
+        if value:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of https://, which Dapr's own tools still set
+                GrpcEndpoint(value)
+        return value
 
     @field_validator("log_level")
     @classmethod

@@ -19,7 +19,7 @@ from shop.orders.v1 import order_pb2, storage_pb2
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-PAGES = 64
+PAGES = 16
 _MAX_TRIES = 20
 _BACKOFF_SECONDS = 0.005
 

@@ -18,11 +18,12 @@ from loguru import logger
 
 from apibase import Settings
 from apibase.codegen import generate
+from apibase.inbound import rpc_handlers
 from apibase.observability import configure_logging
 from tests.unit.fake_dapr import FakeDapr
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from types import ModuleType
 
 CONTRACTS = Path(__file__).parent / "contracts"
@@ -126,3 +127,28 @@ def grpc_addr(grpc_context: Any, socket_folder: Path) -> str:
     """Return the address that pytest-grpc-aio's fixtures use: a socket of this test's own, where its default races for ports."""
     grpc_context.addr = f"unix:{socket_folder}/app.sock"
     return grpc_context.addr
+
+
+@pytest.fixture
+def grpc_add_to_server(desk: Desk) -> Any:
+    """Serve an implementation of desk.v1.Desk behind the border."""
+    service = desk.pb2.DESCRIPTOR.services_by_name["Desk"]
+    return lambda servicer, server: server.add_generic_rpc_handlers((rpc_handlers(service, servicer),))
+
+
+@pytest.fixture
+def grpc_stub_cls(desk: Desk) -> Any:
+    return desk.grpc.DeskStub
+
+
+@pytest.fixture
+def served(desk: Desk, grpc_aio_stub: Any) -> Callable[..., Any]:
+    """Return a context manager: a stub of a Desk, on a server of its own, whose methods are the functions given by name."""
+
+    def serve(**handlers: Any) -> Any:
+        servicer = desk.grpc.DeskServicer()
+        for name, handler in handlers.items():
+            setattr(servicer, name.capitalize(), handler)
+        return grpc_aio_stub(servicer=servicer)
+
+    return serve

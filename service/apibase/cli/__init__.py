@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 COMMANDS = {
@@ -19,6 +20,9 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; what `apibase` starts."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A terminal that lacks a character is no reason to end.
+            stream.reconfigure(errors="backslashreplace")
     try:
         from apibase.cli.program import program  # noqa: PLC0415  (its absence is to be explained, not to be a traceback)
 

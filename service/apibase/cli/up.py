@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from apibase.cli.choices import DataFolder, FixedPorts, Replicas, TopologyFile, find_project, read_replicas
 from apibase.cli.console import Progress, stack_table, stderr_console, stdout_console
@@ -92,5 +93,5 @@ def choose_apps(topology: Topology, only: list[str] | None, skip: list[str] | No
 async def _say_what_next(stack: Stack, project: Project) -> None:
     console = stdout_console()
     if line := f"apibase call {project.call}" if project.call else await suggest_call(stack, project.descriptors):
-        console.print(f"\nCall it:  [bold]{line}[/]", markup=True)
-    console.print(f"Logs:     {stack.log_folder}\nEnd it:   Ctrl-C\n")
+        console.print(Text.assemble("\nCall it:  ", (line, "bold")))
+    console.print(f"Logs:     {stack.log_folder}\nEnd it:   Ctrl-C\n", markup=False)

@@ -32,6 +32,7 @@ T = TypeVar("T")
 _TOKEN_HEADER = "dapr-api-token"  # noqa: S105 - a header's name
 _ATTEMPT_SECONDS = 2.0
 _RETRY_SECONDS = 0.1
+_SILENCE_SECONDS = 1.9  # what fails at once is tried often, and told only now and then
 _GRACE_SECONDS = 5.0
 
 
@@ -100,6 +101,7 @@ class Sidecar:
         """
         stub = api_service_v1.DaprStub(self.channel())  # type: ignore[no-untyped-call]
         started = time.monotonic()
+        silent_until = 0.0
         while True:
             left = started + timeout - time.monotonic()
             try:
@@ -114,14 +116,19 @@ class Sidecar:
                 if waited >= timeout:
                     message = f"no sidecar at {self.address} after {waited:.0f} s (APIBASE_SIDECAR_TIMEOUT)"
                     raise SidecarUnavailable(message) from error
-                logger.warning(
-                    "waiting for the sidecar at {} for {:.0f} s, giving up after {:.0f} s: is daprd running with --dapr-grpc-port {}?",
-                    self.address,
-                    waited,
-                    timeout,
-                    self._settings.dapr_grpc_port,
-                )
-                if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                answers = error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+                if waited >= silent_until:
+                    silent_until = waited + _SILENCE_SECONDS
+                    logger.warning(
+                        "waiting for the sidecar at {} for {:.0f} s, giving up after {:.0f} s: {}",
+                        self.address,
+                        waited,
+                        timeout,
+                        f"it answers {error.code().name}: {error.details()}"
+                        if answers
+                        else f"is daprd running with --dapr-grpc-port {self._settings.dapr_grpc_port}?",
+                    )
+                if answers:
                     await asyncio.sleep(_RETRY_SECONDS)
             else:
                 logger.bind(
@@ -159,7 +166,8 @@ class _Client(DaprClient):
     """The SDK's client without its constructor, which probes the sidecar synchronously over HTTP."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.retry_policy = RetryPolicy()
+        # None of its own: a second try of a write that took effect would find its own first one, and call it a conflict.
+        self.retry_policy = RetryPolicy(max_attempts=0)
         self.invocation_client = None
         self._channel = channel
         self._stub = api_service_v1.DaprStub(channel)  # type: ignore[no-untyped-call]
@@ -176,16 +184,18 @@ class _DressedChannel(grpc.aio.Channel):
         self._call_timeout = call_timeout
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(lambda: self._open().unary_unary(*args, **kwargs), self._headers, self._call_timeout)
+        return _Method(
+            self._open, lambda opened: opened.unary_unary(*args, **kwargs), self._headers, self._call_timeout
+        )
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(lambda: self._open().unary_stream(*args, **kwargs), self._stream_headers(), None)
+        return _Method(self._open, lambda opened: opened.unary_stream(*args, **kwargs), self._stream_headers(), None)
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(lambda: self._open().stream_unary(*args, **kwargs), self._stream_headers(), None)
+        return _Method(self._open, lambda opened: opened.stream_unary(*args, **kwargs), self._stream_headers(), None)
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(lambda: self._open().stream_stream(*args, **kwargs), self._stream_headers(), None)
+        return _Method(self._open, lambda opened: opened.stream_stream(*args, **kwargs), self._stream_headers(), None)
 
     def _stream_headers(self) -> tuple[tuple[str, str], ...]:
         # Without it, a timeout policy of the sidecar kills a proxied stream.
@@ -215,12 +225,17 @@ class _Method:
     """One method of a stub: adds headers and a deadline to each call."""
 
     def __init__(
-        self, make: Callable[[], Callable[..., Any]], headers: Sequence[tuple[str, str]], call_timeout: float | None
+        self,
+        open_channel: Callable[[], grpc.aio.Channel],
+        make: Callable[[grpc.aio.Channel], Callable[..., Any]],
+        headers: Sequence[tuple[str, str]],
+        call_timeout: float | None,
     ) -> None:
+        self._open = open_channel
         self._make = make
         self._headers = headers
         self._call_timeout = call_timeout
-        self._made: tuple[asyncio.AbstractEventLoop, Callable[..., Any]] | None = None
+        self._made: tuple[grpc.aio.Channel, Callable[..., Any]] | None = None
 
     def __call__(
         self,
@@ -237,7 +252,7 @@ class _Method:
         return self._method()(*request, timeout=bound, metadata=given, **options)
 
     def _method(self) -> Callable[..., Any]:
-        loop = asyncio.get_running_loop()
-        if self._made is None or self._made[0] is not loop:
-            self._made = (loop, self._make())
+        channel = self._open()
+        if self._made is None or self._made[0] is not channel:
+            self._made = (channel, self._make(channel))
         return self._made[1]

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from apibase.clients._transport import sidecar_call
 from apibase.errors import Conflict, SidecarError, SidecarUnavailable
+from apibase.message_json import from_json
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -45,8 +46,8 @@ class StateManager:
         if not response.data:
             return None
         try:
-            value = json_format.Parse(response.data, message(), ignore_unknown_fields=True)
-        except (json_format.ParseError, UnicodeDecodeError) as error:
+            value = from_json(response.data, message)
+        except ValueError as error:
             text = f"the state under {key!r} is no {message.DESCRIPTOR.full_name}: {error}"
             raise SidecarError(
                 grpc.StatusCode.DATA_LOSS, "STATE_UNREADABLE", text, component=self.store_name

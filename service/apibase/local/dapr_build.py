@@ -31,15 +31,20 @@ _LINK = "-s -w -X github.com/dapr/dapr/pkg/buildinfo.version={0} -X github.com/d
 _OTHERWISE = "`dapr init --slim --runtime-version {}` installs it, APIBASE_DAPR_BIN names a folder that has it"
 _REQUIRED = re.compile(r"^\s*(?:require\s+)?github\.com/dapr/dapr v(\S+)", re.MULTILINE)
 _GO_LINE = re.compile(r"^go (\S+)$", re.MULTILINE)
+_TOOLCHAIN_LINE = re.compile(r"^toolchain go(\d+\.\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class DaprModule:
-    """The pinned module of one series: the version of Dapr that it builds, and the oldest Go that can."""
+    """The pinned module of one series: the version of Dapr that it builds, and the oldest Go that can.
+
+    `go_series`, such as "1.22", is the only one that can where a newer Go does not compile it: the module's toolchain line.
+    """
 
     folder: Path
     version: str
     go: Version
+    go_series: str = ""
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -62,7 +67,8 @@ def dapr_module(series: str) -> DaprModule:
         raise ToolMissing(
             f"{parent / series / 'go.mod'} requires no Dapr, or names no Go version: install apibase again"
         )
-    return DaprModule(parent / series, dapr[1], least)
+    toolchain = _TOOLCHAIN_LINE.search(text)
+    return DaprModule(parent / series, dapr[1], least, toolchain[1] if toolchain else "")
 
 
 def build_dapr(module: DaprModule, progress: Progress, commands: Sequence[str] = COMMANDS) -> Path:
@@ -79,7 +85,7 @@ def build_dapr(module: DaprModule, progress: Progress, commands: Sequence[str] =
 
     def make(scratch: Path) -> Path:
         try:
-            go = find_go(module.go, progress)
+            go = find_go(module.go, progress, module.go_series)
         except ToolMissing as error:
             message = f"{what} is not installed and can't be built: {error}; {_OTHERWISE.format(module.version)}"
             raise ToolMissing(message) from error

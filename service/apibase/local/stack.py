@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from apibase.local.sidecar import Platform
-    from apibase.local.topology import AppSpec, Topology
+    from apibase.local.topology import Topology
 
 _T = TypeVar("_T")
-_LATE_SECONDS = 0.3
+_LATE_SECONDS = 1.0
 
 
 class Stack:
@@ -168,19 +168,11 @@ class Stack:
         """Kill every process without grace; `stop` still removes what they leave."""
         self._supervisor.kill_now()
 
-    def _log_folder(self, run: Path) -> Path:
-        if self.options.log_runs:
-            self._log_run = LogRun(self.options.log_runs)
-            return self._log_run.folder
-        folder = self.options.log_dir or run / "logs"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
     def _tell(self, text: str) -> None:
         self.options.on_event(Event(EventKind.PROGRESS, Role.STACK, "stack", text))
 
     async def _start(self) -> None:
-        apps = self._apps()
+        apps = self.options.chosen(self.topology)
         check_commands(apps)
         if self._state:
             self._state.acquire()
@@ -189,7 +181,10 @@ class Stack:
         self._supervisor.guardian.remove(run)
         if self._state:
             self._supervisor.guardian.remove(self._state.path)
-        logs = self._logs = self._log_folder(run)
+        if self.options.log_runs:
+            self._log_run = LogRun(self.options.log_runs)
+        logs = self._logs = self._log_run.folder if self._log_run else self.options.log_dir or run / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
         self._note()
         variables = address_variables(components_of(apps))
         wanted = to_embed(variables, os.environ)
@@ -216,11 +211,6 @@ class Stack:
         names = ", ".join(sorted({str(backend) for backend in wanted.values()}))
         self._tell(f"starting {names + ', ' if names else ''}placement, scheduler")
         return await starter.start(wanted)
-
-    def _apps(self) -> list[AppSpec]:
-        for app_id in {*(self.options.apps or ()), *self.options.replicas, *self.options.env}:
-            self.topology.app(app_id)
-        return [app for app in self.topology.apps if self.options.apps is None or app.app_id in self.options.apps]
 
     def _up(self, instance: Instance) -> list[Coroutine[Any, Any, None]]:
         works = [self._sidecar_up(instance)]

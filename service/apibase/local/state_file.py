@@ -8,14 +8,13 @@ import json
 import os
 import shutil
 import signal
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apibase.local import guard
 from apibase.local.errors import NoStack, StackAlreadyUp
-from apibase.local.run_folder import RUN_PREFIX
+from apibase.local.run_folder import RUN_PREFIX, run_folders
 from apibase.local.sidecar import Platform
 
 if TYPE_CHECKING:
@@ -147,6 +146,6 @@ def _clean_up_after(state: StackState) -> None:
     guard.end_groups(dict.fromkeys(pids, signal.SIGINT))
     guard.end_marked(state.stack_id)
     folder = Path(state.run_folder)
-    if folder.name.startswith(RUN_PREFIX) and folder.parent == Path(tempfile.gettempdir()):
+    if folder.name.startswith(RUN_PREFIX) and folder.parent == run_folders():
         with contextlib.suppress(OSError):
             shutil.rmtree(folder)

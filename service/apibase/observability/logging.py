@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from apibase.settings import Settings
 
+_OF_EVERY_LINE = frozenset({"time", "level", "logger", "message"})
+
 
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     """Send every log of this process to `stream` (default: standard error), in the settings' format and level."""
@@ -36,7 +38,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     logger.remove()
     logger.configure(extra={"app_id": settings.app_id}, patcher=_add_context)
     logger.add(write, level=settings.log_level, format="{message}", backtrace=False, diagnose=False)
-    logging.basicConfig(handlers=[_ToLoguru()], level=logging.NOTSET, force=True)
+    logging.basicConfig(handlers=[_ToLoguru()], level=logger.level(settings.log_level).no, force=True)
     for noisy in ("grpc", "asyncio", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -54,7 +56,7 @@ def _json_line(record: Record) -> str:
         "logger": record["extra"].get("logger") or record["name"],
         "message": record["message"],
     }
-    line.update((key, value) for key, value in record["extra"].items() if key != "logger")
+    line.update((key, value) for key, value in record["extra"].items() if key not in _OF_EVERY_LINE)
     error = _error(record)
     if error:
         line["error"] = error
@@ -88,7 +90,12 @@ class _ToLoguru(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - as the standard library's handlers: a wrong format string breaks nobody
+            self.handleError(record)
+            return
+        try:
             level: str | int = logger.level(record.levelname).name
         except ValueError:
             level = record.levelno
-        logger.bind(logger=record.name).opt(exception=record.exc_info).log(level, "{}", record.getMessage())
+        logger.bind(logger=record.name).opt(exception=record.exc_info).log(level, "{}", message)

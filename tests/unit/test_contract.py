@@ -1,0 +1,191 @@
+"""What the descriptors of a contract say, and the contradictions in it that stop start-up."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2
+
+from apibase import ContractError
+from apibase.contract import (
+    BindingListener,
+    TopicListener,
+    event_options,
+    listeners,
+    request_class,
+    response_class,
+    servicer_contract,
+)
+from dapr_contract.v1 import annotations_pb2
+from shop.orders.v1 import events_pb2, events_pb2_grpc, order_pb2, service_pb2_grpc
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import ServiceDescriptor
+
+    from tests.unit.conftest import Desk
+
+_numbers = itertools.count()
+
+
+def method(name: str, *, streams: bool = False, **options: Any) -> descriptor_pb2.MethodDescriptorProto:
+    """Return a method with the options of these names, which may be empty."""
+    made = descriptor_pb2.MethodDescriptorProto(
+        name=name, input_type=".google.protobuf.Empty", output_type=".google.protobuf.Empty", client_streaming=streams
+    )
+    for option, value in options.items():
+        extension = made.options.Extensions[getattr(annotations_pb2, option)]
+        extension.SetInParent()
+        extension.MergeFrom(value)
+    return made
+
+
+TOPIC = annotations_pb2.Topic(pubsub_name="events", name="orders", dead_letter_topic="orders.dead")
+BINDING = annotations_pb2.Binding(name="tick")
+
+
+def service(*methods: descriptor_pb2.MethodDescriptorProto) -> ServiceDescriptor:
+    """Return a service of these methods, from a contract that no generated code has."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in (descriptor_pb2.DESCRIPTOR, empty_pb2.DESCRIPTOR, annotations_pb2.DESCRIPTOR):
+        proto = descriptor_pb2.FileDescriptorProto()
+        file.CopyToProto(proto)
+        pool.Add(proto)
+    made = descriptor_pb2.FileDescriptorProto(
+        name=f"made{next(_numbers)}/v1/made.proto",
+        package="made.v1",
+        syntax="proto3",
+        dependency=["google/protobuf/empty.proto", "dapr_contract/v1/annotations.proto"],
+        service=[descriptor_pb2.ServiceDescriptorProto(name="Made", method=methods)],
+    )
+    pool.Add(made)
+    return pool.FindFileByName(made.name).services_by_name["Made"]
+
+
+def test_a_service_without_annotations_has_no_listeners() -> None:
+    assert listeners(service(method("Get"), method("Put", streams=True))) == []
+
+
+def test_a_service_without_methods_has_no_listeners() -> None:
+    assert listeners(service()) == []
+
+
+def test_every_annotated_method_is_a_listener_of_what_its_annotation_names() -> None:
+    topic, binding = listeners(service(method("OnOrder", topic=TOPIC), method("OnTick", binding=BINDING)))
+
+    assert isinstance(topic, TopicListener)
+    assert (topic.method.name, topic.pubsub_name, topic.topic, topic.dead_letter_topic) == (
+        "OnOrder",
+        "events",
+        "orders",
+        "orders.dead",
+    )
+    assert isinstance(binding, BindingListener)
+    assert (binding.method.name, binding.name) == ("OnTick", "tick")
+
+
+@pytest.mark.parametrize(
+    ("methods", "says"),
+    [
+        pytest.param(
+            [method("OnOrder", topic=TOPIC), method("Get"), method("Put")],
+            ["made.v1.Made mixes listeners with rpcs (Get, Put)", "move the rpcs to a service of their own"],
+            id="listeners among rpcs",
+        ),
+        pytest.param(
+            [method("OnOrder", topic=TOPIC, binding=BINDING)],
+            ["made.v1.Made.OnOrder is both a topic and a binding listener", "make it two methods"],
+            id="two options",
+        ),
+        pytest.param(
+            [method("OnOrder", streams=True, topic=TOPIC)],
+            ["made.v1.Made.OnOrder is a listener and streams", "take `stream` away"],
+            id="a listener that streams",
+        ),
+        pytest.param(
+            [method("OnOrder", topic=annotations_pb2.Topic(name="orders"))],
+            ["made.v1.Made.OnOrder", "option (dapr_contract.v1.topic) has no pubsub_name; give it one"],
+            id="a topic without a component",
+        ),
+        pytest.param(
+            [method("OnOrder", topic=annotations_pb2.Topic(pubsub_name="events"))],
+            ["option (dapr_contract.v1.topic) has no name; give it one"],
+            id="a topic without a name",
+        ),
+        pytest.param(
+            [method("OnTick", binding=annotations_pb2.Binding())],
+            ["made.v1.Made.OnTick", "option (dapr_contract.v1.binding) has no name; give it one"],
+            id="a binding without a name",
+        ),
+        pytest.param(
+            [
+                method(
+                    "OnOrder", topic=annotations_pb2.Topic(pubsub_name="e", name="orders", dead_letter_topic="orders")
+                )
+            ],
+            ["the topic 'orders' is its own dead-letter topic", "name another"],
+            id="a topic that is its own dead-letter topic",
+        ),
+    ],
+)
+def test_a_contradiction_is_named_with_file_element_and_remedy(
+    methods: list[descriptor_pb2.MethodDescriptorProto], says: list[str]
+) -> None:
+    contract = service(*methods)
+
+    with pytest.raises(ContractError) as caught:
+        listeners(contract)
+
+    assert contract.file.name in str(caught.value)
+    for part in says:
+        assert part in str(caught.value)
+
+
+def test_a_servicers_contract_is_that_of_its_generated_base() -> None:
+    class Orders(service_pb2_grpc.OrderServiceServicer):
+        pass
+
+    class MoreOrders(Orders):
+        pass
+
+    assert servicer_contract(Orders()).full_name == "shop.orders.v1.OrderService"
+    assert servicer_contract(MoreOrders()).full_name == "shop.orders.v1.OrderService"
+
+
+def test_a_class_that_implements_no_contract_is_told_what_to_derive_from() -> None:
+    class Orders:
+        pass
+
+    with pytest.raises(ContractError, match=r"Orders implements no generated servicer; derive it from the …Servicer"):
+        servicer_contract(Orders())
+
+
+def test_a_class_that_implements_two_contracts_is_told_to_become_two() -> None:
+    class Both(service_pb2_grpc.OrderServiceServicer, events_pb2_grpc.OrderEventsServicer):
+        pass
+
+    with pytest.raises(
+        ContractError, match=r"Both implements .*OrderService and .*OrderEvents; make it one class for each"
+    ):
+        servicer_contract(Both())
+
+
+def test_an_event_says_where_it_is_published() -> None:
+    for event in (events_pb2.OrderPlaced, events_pb2.OrderPlaced()):
+        options = event_options(event)
+        assert (options.pubsub_name, options.topic) == ("events", "orders")
+
+
+def test_a_message_that_is_no_event_is_told_which_option_makes_it_one() -> None:
+    with pytest.raises(
+        ContractError, match=r"order.proto: shop.orders.v1.Order is not an event; .*dapr_contract.v1.event"
+    ):
+        event_options(order_pb2.Order)
+
+
+def test_requests_and_responses_are_of_the_generated_classes(desk: Desk) -> None:
+    ask = desk.pb2.DESCRIPTOR.services_by_name["Desk"].methods_by_name["Ask"]
+
+    assert request_class(ask) is desk.pb2.Question
+    assert response_class(ask) is desk.pb2.Answer
