@@ -54,3 +54,8 @@ def lines_not_sold(problems: Sequence[LineProblem]) -> ServiceError:
         ],
         reason=problems[0].problem.name,
     )
+
+
+def told(error: ServiceError | grpc.aio.AioRpcError) -> str:
+    """Return an error in one line for the log."""
+    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)

@@ -12,7 +12,7 @@ from loguru import logger
 from apibase import Conflict, ServiceError, SidecarError
 from apibase.observability import outbound_headers
 from orders import rules
-from orders.errors import idempotency_key_reused, lines_not_sold, order_not_found
+from orders.errors import idempotency_key_reused, lines_not_sold, order_not_found, told
 from orders.store import now
 from shop.orders.v1 import order_pb2, service_pb2, service_pb2_grpc, storage_pb2
 
@@ -107,13 +107,9 @@ class OrderService(service_pb2_grpc.OrderServiceServicer):
             return await self._checkout.advance(record)
         except (ServiceError, grpc.aio.AioRpcError) as error:
             logger.bind(order_id=record.order.order_id).warning(
-                "payment not finished, left to the sweep: {}", _told(error)
+                "payment not finished, left to the sweep: {}", told(error)
             )
             return await self._store.load(record.order.order_id) or record
-
-
-def _told(error: ServiceError | grpc.aio.AioRpcError) -> str:
-    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)
 
 
 def _money(amount: rules.Amount) -> Money:

@@ -82,12 +82,14 @@ class OrderStore:
         raise Conflict(f"order/{order_id}", component=self._state.store_name)
 
     async def add_open(self, order_id: str) -> None:
-        """Put an order into the index of open orders."""
+        """Put an order into the index of open orders; one that is there counts as added now."""
         page = int.from_bytes(hashlib.sha256(order_id.encode()).digest()[:2], "big") % PAGES
 
         def add(orders: storage_pb2.OpenOrders) -> bool:
-            if any(entry.order_id == order_id for entry in orders.orders):
-                return False
+            for entry in orders.orders:
+                if entry.order_id == order_id:
+                    entry.added_at.CopyFrom(now())
+                    return True
             orders.orders.add(order_id=order_id, added_at=now())
             return True
 
@@ -98,11 +100,12 @@ class OrderStore:
         item = await self._state.get(f"open-orders/{page}", storage_pb2.OpenOrders)
         return list(item.value.orders) if item else []
 
-    async def remove_open(self, page: int, order_ids: Collection[str]) -> None:
-        """Take orders out of one page of the index."""
+    async def remove_open(self, page: int, entries: Collection[storage_pb2.OpenOrder]) -> None:
+        """Take entries out of one page of the index, but not those that were added again since they were read."""
+        gone = {_entry_key(entry) for entry in entries}
 
         def remove(orders: storage_pb2.OpenOrders) -> bool:
-            kept = [entry for entry in orders.orders if entry.order_id not in order_ids]
+            kept = [entry for entry in orders.orders if _entry_key(entry) not in gone]
             if len(kept) == len(orders.orders):
                 return False
             del orders.orders[:]
@@ -126,6 +129,10 @@ class OrderStore:
                     continue
                 return
         raise Conflict(key, component=self._state.store_name)
+
+
+def _entry_key(entry: storage_pb2.OpenOrder) -> tuple[str, int, int]:
+    return entry.order_id, entry.added_at.seconds, entry.added_at.nanos
 
 
 async def _back_off(attempt: int) -> None:

@@ -282,8 +282,7 @@ async def test_reflection_is_served_on_request_only(
     without = make_app(settings)
     async with started(without), client(desk, without) as seen:
         assert (
-            await code_of(seen.reflection.ServerReflectionInfo(iter([request])).read())
-            is grpc.StatusCode.UNIMPLEMENTED
+            await code_of(seen.reflection.ServerReflectionInfo(iter([request])).read()) is grpc.StatusCode.UNIMPLEMENTED
         )
 
     having = make_app(settings.model_copy(update={"reflection": True}))

@@ -106,7 +106,9 @@ async def test_a_binding_that_nobody_listens_to_is_not_found(daprd: Any, listene
 
 
 async def test_an_error_goes_back_to_the_component_with_its_status(daprd: Any, listener: Listener, log: Log) -> None:
-    listener.error = ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "FULL", "the desk is full", metadata={"desk": "7"})
+    listener.error = ServiceError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "FULL", "the desk is full", metadata={"desk": "7"}
+    )
 
     with refused() as told:
         await daprd.OnBindingEvent(event())

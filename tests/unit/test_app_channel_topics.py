@@ -334,9 +334,7 @@ async def test_a_handler_knows_how_long_daprd_waits(channel: grpc.aio.Channel, l
     assert left == [pytest.approx(30, abs=1)]
 
 
-def entry(
-    number: int, text: str, metadata: dict[str, str] | None = None
-) -> appcallback_pb2.TopicEventBulkRequestEntry:
+def entry(number: int, text: str, metadata: dict[str, str] | None = None) -> appcallback_pb2.TopicEventBulkRequestEntry:
     return appcallback_pb2.TopicEventBulkRequestEntry(
         entry_id=f"entry-{number}",
         cloud_event=appcallback_pb2.TopicEventCERequest(
@@ -355,7 +353,12 @@ def entry(
 async def test_every_entry_of_a_batch_has_its_own_verdict(
     channel: grpc.aio.Channel, listener: Listener, stable: bool
 ) -> None:
-    by_text = {"drop": Drop("never"), "retry": Retry(), "break": RuntimeError("hunter2"), "gone": SidecarUnavailable("")}
+    by_text = {
+        "drop": Drop("never"),
+        "retry": Retry(),
+        "break": RuntimeError("hunter2"),
+        "gone": SidecarUnavailable(""),
+    }
     listener.do = lambda request: raising(by_text[request.text])(request) if request.text in by_text else None
     texts = ["fine", "drop", "retry", "", "break", "gone", "fine"]
     request = appcallback_pb2.TopicEventBulkRequest(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from shop.orders.v1 import order_pb2, service_pb2
 
 from apibase import InvalidRequest
 from apibase.validation import validate
+from shop.orders.v1 import order_pb2, service_pb2
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Desk

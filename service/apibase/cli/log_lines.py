@@ -76,7 +76,11 @@ def human(fields: Mapping[str, object]) -> Text:
     if clock := _clock(_pick(fields, _TIME)):
         text.append(f"{clock} ", "dim")
     text.append(f"{level:<7} ", _LEVELS.get(level, "")).append(str(_pick(fields, _MESSAGE)))
-    others = {key: value for key, value in fields.items() if key not in _SHOWN and value not in ("", None)}
+    others = {
+        key: value for key, value in fields.items() if key not in _SHOWN and not _is_said(value, text.plain, fields)
+    }
+    if isinstance(error := others.pop("error", None), dict):
+        others.update({"stack": error.get("stack", error)})
     long = {key: value for key, value in others.items() if isinstance(value, str) and "\n" in value}
     for key, value in others.items():
         if key not in long:
@@ -86,6 +90,11 @@ def human(fields: Mapping[str, object]) -> Text:
     for value in long.values():  # A traceback, say.
         text.append(f"\n{value.rstrip()}")
     return text
+
+
+def _is_said(value: object, line: str, fields: Mapping[str, object]) -> bool:
+    """Whether a field says nothing that the line does not say already, as a method's name or the trace may."""
+    return value in ("", None) or (isinstance(value, str) and (value in line.split() or value == _pick(fields, _TRACE)))
 
 
 def parse(line: str) -> dict[str, object]:

@@ -85,7 +85,6 @@ def run_command(command: Callable[[Interruption], Coroutine[Any, Any, int]]) -> 
         code = 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    if interruption.number:
-        for number in _ENDING:  # All is cleaned up: an impatient further signal shall not change the exit code.
-            signal.signal(number, signal.SIG_IGN)
+    for number in _ENDING:  # All is cleaned up: a late signal, or an impatient further one, shall not change the exit code.
+        signal.signal(number, signal.SIG_IGN)
     raise typer.Exit(code)

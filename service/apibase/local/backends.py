@@ -16,6 +16,7 @@ class Backend(StrEnum):
 
     POSTGRES = "postgres"
     REDIS = "redis"
+    KAFKA = "kafka"
 
 
 # A component's type, and the metadata fields that hold its server's address.
@@ -29,6 +30,7 @@ _ADDRESS_FIELDS: Mapping[Backend, Mapping[str, tuple[str, ...]]] = {
     Backend.REDIS: {
         f"{block}.redis": ("redisHost",) for block in ("state", "pubsub", "lock", "configuration", "bindings")
     },
+    Backend.KAFKA: {f"{block}.kafka": ("brokers",) for block in ("pubsub", "bindings")},
 }
 
 

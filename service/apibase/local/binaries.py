@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from apibase.local.dapr_tool import DaprBinaries, dapr_binaries, sentry_binary
+from apibase.local.dapr_tool import SERIES, DaprBinaries, dapr_binaries, sentry_binary
+from apibase.local.kafka_tool import KafkaBinaries, kafka_binaries
 from apibase.local.postgres_tool import PostgresBinaries, postgres_binaries, postgres_for
 from apibase.local.public_copy import public_copy, reachable_by
 from apibase.local.redis_tool import RedisBinaries, redis_binaries
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "SERIES",
     "DaprBinaries",
+    "KafkaBinaries",
     "PostgresBinaries",
     "Progress",
     "RedisBinaries",
     "ToolMissing",
     "dapr_binaries",
+    "kafka_binaries",
     "postgres_binaries",
     "postgres_for",
     "public_copy",

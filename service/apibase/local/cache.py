@@ -33,8 +33,30 @@ def cache_folder() -> Path:
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "apibase"
 
 
-def ensure(key: str, files: Iterable[str], make: Callable[[Path], Path], what: str, progress: Progress) -> Path:
+def is_executable(file: Path) -> bool:
+    """Whether `file` is a file, not empty, that this user may run; not so where the user may not even look."""
+    return is_data(file) and os.access(file, os.X_OK)
+
+
+def is_data(file: Path) -> bool:
+    """Whether `file` is a file, not empty; not so where the user may not even look."""
+    try:
+        return file.is_file() and file.stat().st_size > 0
+    except PermissionError:
+        return False
+
+
+def ensure(  # noqa: PLR0913
+    key: str,
+    files: Iterable[str],
+    make: Callable[[Path], Path],
+    what: str,
+    progress: Progress,
+    is_good: Callable[[Path], bool] = is_executable,
+) -> Path:
     """Return the cache's folder `key`, made first if it isn't there or lacks one of `files`, which are executables.
+
+    `is_good` says otherwise what one of `files` must be: `is_data` for what isn't executed.
 
     `make` gets an empty scratch folder and returns the finished one inside it, which is then renamed into place: at
     whatever moment the process is killed, the next call starts from nothing or finds the whole. Of several processes
@@ -44,13 +66,13 @@ def ensure(key: str, files: Iterable[str], make: Callable[[Path], Path], what: s
     """
     names = tuple(files)
     folder = cache_folder() / key
-    if _complete(folder, names):
+    if _complete(folder, names, is_good):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_name(f"{key}.lock"), what, progress):
-            if not _complete(folder, names):
-                _fill(folder, names, make)
+            if not _complete(folder, names, is_good):
+                _fill(folder, names, make, is_good)
     except OSError as error:
         message = (
             f"{what} can't be put into the cache: {error}; APIBASE_CACHE names another folder than {folder.parent}"
@@ -59,23 +81,20 @@ def ensure(key: str, files: Iterable[str], make: Callable[[Path], Path], what: s
     return folder
 
 
-def _complete(folder: Path, files: Iterable[str]) -> bool:
-    return all(is_executable(folder / name) for name in files)
+def _complete(folder: Path, files: Iterable[str], is_good: Callable[[Path], bool]) -> bool:
+    return all(is_good(folder / name) for name in files)
 
 
-def is_executable(file: Path) -> bool:
-    """Whether `file` is a file, not empty, that this user may run."""
-    return file.is_file() and file.stat().st_size > 0 and os.access(file, os.X_OK)
-
-
-def _fill(folder: Path, files: Iterable[str], make: Callable[[Path], Path]) -> None:
+def _fill(
+    folder: Path, files: Iterable[str], make: Callable[[Path], Path], is_good: Callable[[Path], bool]
+) -> None:
     """Make the folder beside its place and move it there; the caller holds the lock, so leftovers are nobody's."""
     for leftover in folder.parent.glob(f"{folder.name}.part-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=folder.parent))
     try:
         made = make(scratch)
-        if lacking := [name for name in files if not is_executable(made / name)]:
+        if lacking := [name for name in files if not is_good(made / name)]:
             raise ToolMissing(
                 f"{folder.name} was made without {', '.join(lacking)}: remove {folder.parent} and try again"
             )

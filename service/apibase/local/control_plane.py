@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from apibase.local.binaries import DaprBinaries
 
 _WITHIN_SECONDS = 30.0
+_SCHEDULER_ID = "dapr-scheduler-server-0"
+_ETCD_FLAGS = (
+    "--override-broadcast-host-port={address}",
+    f"--etcd-client-listen-address={LOOPBACK}",
+    "--etcd-client-port={client}",
+    f"--etcd-initial-cluster={_SCHEDULER_ID}=http://{LOOPBACK}:{{peer}}",
+)
+# A series whose scheduler takes other flags. 1.14's etcd listens on the address that the cluster names.
+_ETCD_FLAGS_OF = {
+    "1.14": (
+        f"--etcd-client-ports={_SCHEDULER_ID}={{client}}",
+        f"--initial-cluster={_SCHEDULER_ID}=http://{LOOPBACK}:{{peer}}",
+    )
+}
 
 
 def plan_placement(binaries: DaprBinaries, ports: PortPool, logs: Path, env: Mapping[str, str]) -> tuple[Service, str]:
@@ -41,14 +55,12 @@ def plan_scheduler(
     """The scheduler with its embedded etcd, and the address at which sidecars find it."""
     port, health, metrics, client, peer = (ports.take() for _ in range(5))
     address = f"{LOOPBACK}:{port}"
+    etcd = _ETCD_FLAGS_OF.get(binaries.series, _ETCD_FLAGS)
     command = (
         str(binaries.scheduler),
         *_common(port, health, metrics),
-        f"--override-broadcast-host-port={address}",
         f"--etcd-data-dir={data}",
-        f"--etcd-client-listen-address={LOOPBACK}",
-        f"--etcd-client-port={client}",
-        f"--etcd-initial-cluster=dapr-scheduler-server-0=http://{LOOPBACK}:{peer}",
+        *(flag.format(address=address, client=client, peer=peer) for flag in etcd),
     )
     spec = ProcessSpec("scheduler", command, env, logs, logs / "scheduler.log")
     return _service(spec, health, (port, health, metrics, client, peer)), address

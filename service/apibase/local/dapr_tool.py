@@ -36,6 +36,12 @@ class DaprBinaries:
     scheduler: Path
     sentry: Path | None
 
+    @property
+    def series(self) -> str:
+        """The "1.18" of 1.18.2; a build of one's own, which has no number, is taken for one of the default series."""
+        version = release(self.version)
+        return f"{version[0]}.{version[1]}" if version else SERIES
+
 
 def dapr_binaries(series: str = SERIES, progress: Progress = to_stderr) -> DaprBinaries:
     """Return daprd, placement and scheduler of a series, building them once if they aren't there (4 to 8 minutes).
@@ -68,9 +74,7 @@ def sentry_binary(dapr: DaprBinaries, progress: Progress = to_stderr) -> Path:
     """
     if dapr.sentry:
         return dapr.sentry
-    version = release(dapr.version)
-    series = SERIES if version is None else f"{version[0]}.{version[1]}"
-    return build_dapr(dapr_module(series), progress, ["sentry"]) / "sentry"
+    return build_dapr(dapr_module(dapr.series), progress, ["sentry"]) / "sentry"
 
 
 def _explicit(folder: Path, series: str) -> DaprBinaries:

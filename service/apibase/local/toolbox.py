@@ -27,17 +27,28 @@ class Toolbox:
     dapr: binaries.DaprBinaries
     postgres: binaries.PostgresBinaries | None = None
     redis: binaries.RedisBinaries | None = None
+    kafka: binaries.KafkaBinaries | None = None
 
 
-async def find_tools(*, postgres: bool, redis: bool, progress: Callable[[str], None]) -> Toolbox:
+async def find_tools(
+    *,
+    postgres: bool,
+    redis: bool,
+    progress: Callable[[str], None],
+    kafka: bool = False,
+    series: str = binaries.SERIES,
+) -> Toolbox:
     """Find the programs, or make them, which takes minutes the first time; `ToolMissing` names what can't be had.
+
+    `series` is Dapr's.
 
     `progress` is called on the event loop. When the caller is cancelled, a build that runs is ended first.
     """
     return Toolbox(
-        dapr=await _in_thread(binaries.dapr_binaries, progress),
+        dapr=await _in_thread(partial(binaries.dapr_binaries, series), progress),
         postgres=await _in_thread(binaries.postgres_binaries, progress) if postgres else None,
         redis=await _in_thread(binaries.redis_binaries, progress) if redis else None,
+        kafka=await _in_thread(binaries.kafka_binaries, progress) if kafka else None,
     )
 
 

@@ -195,7 +195,12 @@ async def test_a_sidecar_that_is_away_is_unavailable(desk: Desk, settings: Setti
 @pytest.mark.req("R4.1")
 @pytest.mark.parametrize(
     ("ttl", "seconds"),
-    [(timedelta(seconds=30), "30"), (timedelta(milliseconds=1200), "2"), (timedelta(0), "1"), (timedelta(days=2), "172800")],
+    [
+        (timedelta(seconds=30), "30"),
+        (timedelta(milliseconds=1200), "2"),
+        (timedelta(0), "1"),
+        (timedelta(days=2), "172800"),
+    ],
 )
 async def test_a_time_to_live_is_whole_seconds_rounded_up(
     desk: Desk, state: StateManager, dapr: FakeDapr, ttl: timedelta, seconds: str

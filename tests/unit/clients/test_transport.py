@@ -118,9 +118,7 @@ async def test_a_call_to_another_app_goes_through_the_sidecar_by_app_id(
 
 @pytest.mark.req("R13.2")
 @pytest.mark.parametrize("kind", KINDS)
-async def test_every_call_carries_the_sidecars_token(
-    desk: Desk, remote: Remote, settings: Settings, kind: str
-) -> None:
+async def test_every_call_carries_the_sidecars_token(desk: Desk, remote: Remote, settings: Settings, kind: str) -> None:
     sidecar = Sidecar(settings.model_validate({**settings.model_dump(), "dapr_api_token": "hunter2"}))
     stub = ServiceInvocationClient(sidecar).client(desk.grpc.DeskStub, app_id="other")
 
@@ -130,7 +128,9 @@ async def test_every_call_carries_the_sidecars_token(
     assert remote.metadata[kind]["dapr-api-token"] == "hunter2"
 
 
-async def test_a_stream_to_the_sidecar_itself_is_no_proxied_stream(desk: Desk, remote: Remote, sidecar: Sidecar) -> None:
+async def test_a_stream_to_the_sidecar_itself_is_no_proxied_stream(
+    desk: Desk, remote: Remote, sidecar: Sidecar
+) -> None:
     await call(desk, desk.grpc.DeskStub(sidecar.channel()), "Listen")
 
     assert "dapr-stream" not in remote.metadata["Listen"]

@@ -29,7 +29,7 @@ def tools_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def go(tmp_path: Path, tools_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Go:  # noqa: ARG001 - never the user's own cache
+def go(tmp_path: Path, tools_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Go:
     monkeypatch.setenv("PATH", str(tmp_path / "go"))
     monkeypatch.delenv("GOFLAGS", raising=False)
     return Go(tmp_path / "go")
