@@ -21,8 +21,9 @@ from loguru import logger
 
 from apibase.cancellation import is_cancelled
 from apibase.deadline import deadline
-from apibase.errors import Drop, InvalidRequest, Retry, ServiceError, public_error, to_status
+from apibase.errors import Drop, InvalidRequest, Retry, ServiceError, to_status
 from apibase.events import EventContext
+from apibase.failures import tell
 from apibase.message_json import from_json
 from apibase.observability import call_context
 from apibase.validation import validate
@@ -180,11 +181,7 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled():
                 raise
-            failure = public_error(error)
-            if failure is not error:
-                logger.bind(error_id=failure.metadata["error_id"]).opt(exception=error).error(
-                    "{} failed with an unexpected {}", route.name, type(error).__name__
-                )
+            failure = tell(route.name, error)
         finally:
             deadline.reset(token)
         code = failure.code if failure else grpc.StatusCode.OK

@@ -19,7 +19,8 @@ from loguru import logger
 from apibase.cancellation import is_cancelled
 from apibase.contract import is_implemented, request_class, response_class
 from apibase.deadline import deadline
-from apibase.errors import FieldViolation, InvalidRequest, ServiceError, public_error, to_status
+from apibase.errors import FieldViolation, InvalidRequest, ServiceError, to_status
+from apibase.failures import tell
 from apibase.observability import call_context
 from apibase.validation import validate
 
@@ -187,13 +188,9 @@ class _Call:
         if isinstance(error, grpc.aio.AbortError):
             self._code = self._set_code(grpc.StatusCode.UNKNOWN)
             raise error
-        known = public_error(error)
-        if known is not error:
-            logger.bind(error_id=known.metadata["error_id"]).opt(exception=error).error(
-                "{} failed with an unexpected {}", self._border.name, type(error).__name__
-            )
-        self._code, self._reason = known.code, known.reason
-        status = rpc_status.to_status(to_status(known, domain=self._border.domain))
+        told = tell(self._border.name, error)
+        self._code, self._reason = told.code, told.reason
+        status = rpc_status.to_status(to_status(told, domain=self._border.domain))
         await self._context.abort(status.code, status.details, status.trailing_metadata)
 
     def _set_code(self, default: grpc.StatusCode) -> grpc.StatusCode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from dataclasses import dataclass
 from enum import Enum
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _ORDERS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:shop:orders")
 _NANOS = 1_000_000_000
+_PRICE = re.compile(r"([0-9]+)(?:\.([0-9]{1,9}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Catalogue:
         """Read `{"SKU": {"EUR": "12.50"}}`; prices are decimal strings."""
         return cls(
             {
-                sku: {currency: _amount(currency, price) for currency, price in prices.items()}
+                sku: {currency: _amount(sku, currency, price) for currency, price in prices.items()}
                 for sku, prices in json.loads(text).items()
             }
         )
@@ -104,9 +106,13 @@ class Catalogue:
         return priced, problems
 
 
-def _amount(currency: str, price: str) -> Amount:
-    units, _, fraction = price.partition(".")
-    return Amount(currency, int(units), int(fraction.ljust(9, "0")) if fraction else 0)
+def _amount(sku: str, currency: str, price: str) -> Amount:
+    match = _PRICE.fullmatch(price)
+    if match is None:
+        message = f"the price of {sku} in {currency} is {price!r}, which is no decimal like 12.50"
+        raise ValueError(message)
+    units, fraction = match.groups(default="")
+    return Amount(currency, int(units), int(fraction.ljust(9, "0")))
 
 
 def total(lines: Sequence[PricedLine]) -> Amount:

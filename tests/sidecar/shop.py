@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from apibase import ServiceInvocationClient, Settings, Sidecar
+from apibase.local.dapr_tool import SERIES
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
@@ -126,10 +127,14 @@ def details(error: grpc.aio.AioRpcError) -> dict[str, Message]:
 
 @contextlib.asynccontextmanager
 async def open_shop(
-    *, env: Mapping[str, Mapping[str, str]] | None = None, replicas: Mapping[str, int] | None = None
+    *,
+    env: Mapping[str, Mapping[str, str]] | None = None,
+    replicas: Mapping[str, int] | None = None,
+    dapr: str = SERIES,
 ) -> AsyncIterator[Shop]:
     """The whole topology on real sidecars and backends, stopped and removed at the end."""
-    stack = Stack(read_topology(ROOT / "compose" / "dapr.yaml"), StackOptions(env=env or {}, replicas=replicas or {}))
+    options = StackOptions(env=env or {}, replicas=replicas or {}, dapr=dapr)
+    stack = Stack(read_topology(ROOT / "compose" / "dapr.yaml"), options)
     async with stack:
         running.append(stack)
         sidecar = Sidecar(Settings(app_id="storefront", dapr_grpc_endpoint=stack.sidecar("storefront").grpc_address))

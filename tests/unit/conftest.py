@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 from loguru import logger
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 CONTRACTS = Path(__file__).parent / "contracts"
+
+# No folder of examples in the project, and no time limit on a machine that is busy.
+hypothesis.settings.register_profile("unit", database=None, deadline=None)
+hypothesis.settings.load_profile("unit")
 
 
 @dataclass(frozen=True)

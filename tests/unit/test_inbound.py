@@ -169,7 +169,9 @@ async def test_what_fails_behind_the_service_is_told_without_its_inner_text(
     assert told.code.name == code
     assert "hunter2" not in told.everything
     assert "store" not in told.metadata.values()
-    assert "hunter2" in log.one(error_id=told.metadata["error_id"])["error"]["stack"]
+    line = log.one(error_id=told.metadata["error_id"])
+    assert "hunter2" in line["error"]["stack"]
+    assert (line["level"], "unexpected" in line["message"]) == ("WARNING", False)
 
 
 @pytest.mark.parametrize(

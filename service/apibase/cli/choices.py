@@ -29,6 +29,9 @@ DataFolder = Annotated[
 FixedPorts = Annotated[
     bool, typer.Option("--fixed-ports", help="Use the ports that the file names instead of free ones.")
 ]
+DaprSeries = Annotated[
+    str, typer.Option("--dapr", metavar="SERIES", envvar="APIBASE_DAPR_SERIES", help="The series of Dapr to run.")
+]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apibase.cli.choices import Replicas, TopologyFile, find_project, load_function, read_replicas
+from apibase.cli.choices import DaprSeries, Replicas, TopologyFile, find_project, load_function, read_replicas
 from apibase.cli.console import Progress, stderr_console, stdout_console
 from apibase.cli.runner import Interruption, run_command
+from apibase.local.dapr_tool import SERIES
 from apibase.local.demo import DemoContext
 from apibase.local.errors import StackError
 from apibase.local.options import StackOptions
@@ -27,6 +28,7 @@ def demo(
     ] = None,
     file: TopologyFile = None,
     replicas: Replicas = None,
+    dapr: DaprSeries = SERIES,
 ) -> None:
     """Start everything, do the job that the project's pyproject.toml names in tool.apibase.demo, and stop everything.
 
@@ -45,6 +47,7 @@ def demo(
         progress = Progress(stderr_console())
         options = StackOptions(
             replicas=read_replicas(replicas),
+            dapr=dapr,
             log_runs=project.log_folder,
             on_event=interruption.unless_gone(progress.on_event),
         )

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from apibase.cli.choices import DataFolder, FixedPorts, Replicas, TopologyFile, find_project, read_replicas
+from apibase.cli.choices import DaprSeries, DataFolder, FixedPorts, Replicas, TopologyFile, find_project, read_replicas
 from apibase.cli.console import Progress, stack_table, stderr_console, stdout_console
 from apibase.cli.first_call import suggest_call
 from apibase.cli.log_lines import LogPrinter
 from apibase.cli.runner import Interruption, run_command
+from apibase.local.dapr_tool import SERIES
 from apibase.local.errors import StackError
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
@@ -32,6 +33,7 @@ def up(  # noqa: PLR0913
         list[str] | None, typer.Option("--skip", metavar="APP", help="Leave this app out, to `run` it yourself.")
     ] = None,
     data: DataFolder = None,
+    dapr: DaprSeries = SERIES,
     *,
     fixed_ports: FixedPorts = False,
     raw: Annotated[bool, typer.Option("--raw", help="Show log lines as the apps write them.")] = False,
@@ -39,7 +41,7 @@ def up(  # noqa: PLR0913
 ) -> None:
     """Start backends, Dapr's control plane, a sidecar for each app, and the apps.
 
-    PostgreSQL and Redis are started where a component reads their address from a variable that isn't set. Ports are free
+    PostgreSQL, Redis and Kafka are started where a component reads their address from a variable that isn't set. Ports are free
     ones. Everything that a process writes is kept in .apibase/logs for the last five runs.
 
     Ctrl-C ends all of it, and is the normal way to do so: the exit code is 0. It is 1 if a process ended by itself, and 128
@@ -57,6 +59,7 @@ def up(  # noqa: PLR0913
             replicas=read_replicas(replicas),
             fixed_ports=fixed_ports,
             data_dir=data,
+            dapr=dapr,
             log_runs=project.log_folder,
             state_file=project.state_file,
             lines=True,

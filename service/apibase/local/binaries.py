@@ -1,11 +1,12 @@
 """The executables that a local stack runs: found, or made once into a cache.
 
-`python -m apibase.local.binaries` fetches all of them ahead of time and lists them.
+`python -m apibase.local.binaries` fetches all of them ahead of time and lists them; arguments name series of Dapr.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from apibase.local.dapr_tool import SERIES, DaprBinaries, dapr_binaries, sentry_binary
@@ -16,7 +17,7 @@ from apibase.local.redis_tool import RedisBinaries, redis_binaries
 from apibase.local.report import Progress, ToolMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = [
     "SERIES",
@@ -39,8 +40,8 @@ __all__ = [
 _INTERRUPTED = 130
 
 
-def _dapr() -> tuple[str, str, str, str]:
-    dapr = dapr_binaries()
+def _dapr(series: str) -> tuple[str, str, str, str]:
+    dapr = dapr_binaries(series)
     sentry_binary(dapr)
     return "Dapr", dapr.version, dapr.origin, str(dapr.daprd.parent)
 
@@ -55,9 +56,18 @@ def _redis() -> tuple[str, str, str, str]:
     return "Redis", redis.version, redis.origin, str(redis.server)
 
 
-def main() -> int:
-    """Fetch everything and print a table; what can't be had is named on standard error, and the exit code is then 1."""
-    searches: tuple[Callable[[], tuple[str, str, str, str]], ...] = (_redis, _postgres, _dapr)
+def _kafka() -> tuple[str, str, str, str]:
+    kafka = kafka_binaries()
+    return "Kafka", kafka.version, kafka.origin, str(kafka.jars)
+
+
+def main(series: Sequence[str] = ()) -> int:
+    """Fetch everything and print a table; what can't be had is named on standard error, and the exit code is then 1.
+
+    `series` are Dapr's, the default one alone if none is given.
+    """
+    searches: list[Callable[[], tuple[str, str, str, str]]] = [_redis, _postgres, _kafka]
+    searches += [partial(_dapr, one) for one in series or (SERIES,)]
     rows, missing = [("Tool", "Version", "From", "Path")], 0
     for search in searches:
         try:
@@ -75,4 +85,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

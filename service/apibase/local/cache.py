@@ -46,7 +46,7 @@ def is_data(file: Path) -> bool:
         return False
 
 
-def ensure(  # noqa: PLR0913
+def ensure(
     key: str,
     files: Iterable[str],
     make: Callable[[Path], Path],
@@ -85,9 +85,7 @@ def _complete(folder: Path, files: Iterable[str], is_good: Callable[[Path], bool
     return all(is_good(folder / name) for name in files)
 
 
-def _fill(
-    folder: Path, files: Iterable[str], make: Callable[[Path], Path], is_good: Callable[[Path], bool]
-) -> None:
+def _fill(folder: Path, files: Iterable[str], make: Callable[[Path], Path], is_good: Callable[[Path], bool]) -> None:
     """Make the folder beside its place and move it there; the caller holds the lock, so leftovers are nobody's."""
     for leftover in folder.parent.glob(f"{folder.name}.part-*"):
         shutil.rmtree(leftover, ignore_errors=True)

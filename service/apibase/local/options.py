@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from apibase.local.dapr_tool import SERIES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
@@ -45,6 +47,8 @@ class StackOptions:
     """The note by which other commands find the stack; None to leave none."""
     join: Platform | None = None
     """Another stack's backends, control plane and name resolution, to be used instead of starting any."""
+    dapr: str = SERIES
+    """The series of Dapr to run, where `tools` does not settle it."""
     tools: Toolbox | None = None
     """The programs to use; None to look for them."""
     lines: bool = False

@@ -10,8 +10,9 @@ from apibase.local.backends import Backend
 from apibase.local.control_plane import plan_placement, plan_scheduler
 from apibase.local.errors import StackError
 from apibase.local.events import Role
+from apibase.local.kafka import plan_kafka
 from apibase.local.ports import LOOPBACK, PortPool
-from apibase.local.postgres import PostgresPlan, plan_postgres
+from apibase.local.postgres import plan_postgres
 from apibase.local.redis import plan_redis
 from apibase.local.sidecar import Platform, write_name_resolution
 from apibase.local.supervisor import Phase, Supervisor, together
@@ -19,6 +20,7 @@ from apibase.local.supervisor import Phase, Supervisor, together
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from apibase.local.process import ProcessSpec
     from apibase.local.service import Service
     from apibase.local.toolbox import Toolbox
 
@@ -69,23 +71,27 @@ class PlatformStarter:
         if Backend.POSTGRES in wanted and self._tools.postgres:
             plan = plan_postgres(self._tools.postgres, self._data / "postgres", self._run / "sockets", self._logs)
             addresses[Backend.POSTGRES] = plan.connection_string
-            works.append(self._postgres_up(plan))
+            works.append(self._initialised_up(plan.initialise, "initdb makes its data folder", plan.server))
         if Backend.REDIS in wanted and self._tools.redis:
             port = self._ports.take()
             service = plan_redis(self._tools.redis, port, self._data / "redis", self._logs, self._env)
             addresses[Backend.REDIS] = f"{LOOPBACK}:{port}"
             works.append(self._up(service, Phase.BACKENDS))
+        if Backend.KAFKA in wanted and self._tools.kafka:
+            kafka = plan_kafka(self._tools.kafka, self._ports, self._data / "kafka", self._logs, self._env)
+            addresses[Backend.KAFKA] = kafka.brokers
+            works.append(self._initialised_up(kafka.initialise, "its storage is formatted", kafka.server))
         return addresses, works
 
-    async def _postgres_up(self, plan: PostgresPlan) -> None:
-        if plan.initialise:
-            self._supervisor.waiting(Role.PLATFORM, plan.server.spec.name, "initdb makes its data folder")
-            initdb = self._supervisor.spawn(plan.initialise, Phase.BACKENDS, Role.PLATFORM)
-            initdb.exit_expected = True
-            if await initdb.wait() != 0:
-                raise StackError(str(initdb.died()))
-            await initdb.stop()
-        await self._up(plan.server, Phase.BACKENDS)
+    async def _initialised_up(self, initialise: ProcessSpec | None, what: str, server: Service) -> None:
+        if initialise:
+            self._supervisor.waiting(Role.PLATFORM, server.spec.name, what)
+            process = self._supervisor.spawn(initialise, Phase.BACKENDS, Role.PLATFORM)
+            process.exit_expected = True
+            if await process.wait() != 0:
+                raise StackError(str(process.died()))
+            await process.stop()
+        await self._up(server, Phase.BACKENDS)
 
     async def _up(self, service: Service, phase: Phase) -> None:
         process = self._supervisor.start(service, phase, Role.PLATFORM)

@@ -20,6 +20,16 @@ Probe = Callable[[], Awaitable[bool]]
 PROBE_SECONDS = 0.5
 _POSTGRES_PROTOCOL = 3 << 16  # Version 3.0.
 _POSTGRES_TERMINATE = b"X\0\0\0\4"
+# Kafka's Metadata request, version 1, correlation id 1, no client id, no topics; the answer counts the brokers at byte 8.
+_KAFKA_METADATA = struct.pack("!hhihi", 3, 1, 1, -1, 0)
+_KAFKA_ANSWER_HEAD = struct.Struct("!iii")
+# What an app may answer to a health check that reaches it, or its sidecar's access policy in its place.
+_REACHED = {
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNIMPLEMENTED,
+}
 
 
 async def exchange(port: int, request: bytes, answer_bytes: int = 256) -> bytes:
@@ -80,6 +90,15 @@ async def postgres_ok(socket: Path, user: str) -> bool:
             writer.close()
 
 
+async def kafka_ok(port: int) -> bool:
+    """Whether Kafka names a broker that takes work, which it does not before its controller has let it in."""
+    answer = await exchange(port, struct.pack("!i", len(_KAFKA_METADATA)) + _KAFKA_METADATA)
+    if len(answer) < _KAFKA_ANSWER_HEAD.size:
+        return False
+    _, correlation, brokers = _KAFKA_ANSWER_HEAD.unpack_from(answer)
+    return bool(correlation == 1 and brokers > 0)
+
+
 async def grpc_serving(address: str, service: str = "") -> bool:
     """Whether `grpc.health.v1` says SERVING."""
     async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
@@ -89,3 +108,15 @@ async def grpc_serving(address: str, service: str = "") -> bool:
         except grpc.aio.AioRpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def sidecar_reaches(address: str, app_id: str) -> bool:
+    """Whether calls that a sidecar forwards to this gRPC app arrive there, whatever the app answers."""
+    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        to_app = (("dapr-app-id", app_id),)
+        try:
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_SECONDS, metadata=to_app)
+        except grpc.aio.AioRpcError as error:
+            return error.code() in _REACHED
+        return True

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from apibase.local.ports import LOOPBACK
-from apibase.local.probes import http_ok
+from apibase.local.probes import Probe, http_ok, sidecar_reaches
 from apibase.local.process import ProcessSpec
 from apibase.local.service import Service
 
@@ -77,7 +76,10 @@ def plan_sidecar(  # noqa: PLR0913
     *,
     with_app: bool = True,
 ) -> Service:
-    """The daprd of one replica. It is ready when its API is, and, `with_app`, when it has found the app's port open."""
+    """The daprd of one replica. It is ready when its API is, and, `with_app`, when calls to a gRPC app get through.
+
+    That it has found the app's port open is not enough: daprd 1.14 dials before that, and then not again for a second.
+    """
     command = [
         str(daprd),
         f"--app-id={app.app_id}",
@@ -105,13 +107,23 @@ def plan_sidecar(  # noqa: PLR0913
         grace=SHUTDOWN_SECONDS + 5,
     )  # fmt: skip
     path = "/v1.0/healthz" if with_app else "/v1.0/healthz/outbound"
+    through = with_app and bool(ports.app) and app.protocol == "grpc"
     return Service(
         spec,
-        partial(http_ok, ports.http, path),
-        f"{path} is not 204",
+        _ready(ports, path, app.app_id if through else ""),
+        f"{path} is not 204, or the app can't be called through it" if through else f"{path} is not 204",
         within=60,
         ports=(ports.http, ports.grpc, ports.internal, ports.metrics),
     )
+
+
+def _ready(ports: InstancePorts, path: str, app_id: str) -> Probe:
+    async def ready() -> bool:
+        return await http_ok(ports.http, path) and (
+            not app_id or await sidecar_reaches(f"{LOOPBACK}:{ports.grpc}", app_id)
+        )
+
+    return ready
 
 
 def _options(app: AppSpec) -> list[str]:

@@ -190,7 +190,11 @@ class Stack:
         wanted = to_embed(variables, os.environ)
         own = {variable: os.environ[variable] for variable in variables if variable not in wanted}
         tools = self.options.tools or await find_tools(
-            postgres=Backend.POSTGRES in wanted.values(), redis=Backend.REDIS in wanted.values(), progress=self._tell
+            postgres=Backend.POSTGRES in wanted.values(),
+            redis=Backend.REDIS in wanted.values(),
+            kafka=Backend.KAFKA in wanted.values(),
+            series=self.options.dapr,
+            progress=self._tell,
         )
         platform = await self._platform(tools, wanted, run, logs)
         self.platform = platform = dataclasses.replace(platform, env={**platform.env, **own})

@@ -44,17 +44,17 @@ def log(level, message, **fields):
 class Health(appcallback_pb2_grpc.AppCallbackHealthCheckServicer):
     """Always well."""
 
-    async def HealthCheck(self, request, context):  # noqa: N802 - Dapr's name
+    async def HealthCheck(self, request, context):
         return appcallback_pb2.HealthCheckResponse()
 
 
 class Callback(appcallback_pb2_grpc.AppCallbackServicer):
     """Subscribes to nothing."""
 
-    async def ListTopicSubscriptions(self, request, context):  # noqa: N802 - Dapr's name
+    async def ListTopicSubscriptions(self, request, context):
         return appcallback_pb2.ListTopicSubscriptionsResponse()
 
-    async def ListInputBindings(self, request, context):  # noqa: N802 - Dapr's name
+    async def ListInputBindings(self, request, context):
         return appcallback_pb2.ListInputBindingsResponse()
 
 

