@@ -43,7 +43,7 @@ test: $(STAMP) ## Unit tests, contract and sidecar tests on daprd 1.18
 
 .PHONY: test-full
 test-full: $(STAMP) ## Everything, and the time that each part takes
-	@$(BIN)/python -m apibase.local.binaries
+	@$(BIN)/python -m apibase.local.binaries 1.18 1.14
 	@$(BIN)/pytest --durations=15 $(ARGS)
 
 .PHONY: criteria

@@ -29,6 +29,9 @@ MACHINE = """## The command line and the tests
 | `APIBASE_DAPR_BIN` | Folder with `daprd`, `placement`, `scheduler` to use instead of looking for or building them. |
 | `APIBASE_POSTGRES_BIN` | Folder with PostgreSQL's programs. |
 | `APIBASE_REDIS_SERVER` | The `redis-server` program. |
+| `APIBASE_KAFKA_HOME` | Folder of a Kafka 4 installation, whose `libs` are used instead of downloading them. |
+| `JAVA_HOME` | The Java that runs Kafka, if it is 17 or newer. |
+| `APIBASE_DAPR_SERIES` | The series of Dapr that `apibase up` and `apibase demo` run (default `1.18`; `1.14` can be had too). |
 | `POSTGRES_CONNECTION`, `REDIS_HOST` | Backends of your own for the reference system; where they are set, `apibase up` starts none. |
 
 What the project tells `apibase` stands in `[tool.apibase]` of its `pyproject.toml`:

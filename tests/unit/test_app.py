@@ -125,7 +125,7 @@ async def code_of(call: Any) -> grpc.StatusCode:
     return caught.value.code()
 
 
-@pytest.mark.req("R15.1")
+@pytest.mark.req("R15.3", "R15.5")
 async def test_an_app_is_not_ready_until_its_sidecar_answers(desk: Desk, app: App, settings: Settings) -> None:
     starting = asyncio.create_task(app.start())
     async with client(desk, app) as seen:

@@ -8,8 +8,6 @@ import pytest
 
 from apibase.deadline import deadline
 
-pytestmark = pytest.mark.req("R9.1")
-
 
 def test_without_a_call_a_bound_is_what_was_asked_for() -> None:
     assert deadline.bound(None) is None

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 Status = health_pb2.HealthCheckResponse
 
-pytestmark = pytest.mark.req("R15.3")
-
 
 @pytest.fixture
 def model() -> Health:

@@ -24,6 +24,7 @@ from apibase.local.run_folder import make_run_folder, remove_run_folder
 from apibase.local.stack_note import note
 from apibase.local.state_file import StateFile
 from apibase.local.supervisor import Phase, Supervisor, together
+from apibase.local.table_gate import TableGate
 from apibase.local.toolbox import Toolbox, find_tools
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Stack:
         self.options = options or StackOptions()
         self.instances: list[Instance] = []
         self.platform: Platform | None = None
+        self._gate = TableGate([])
         self.stack_id = uuid.uuid4().hex
         self._ports = PortPool()
         self._supervisor = Supervisor(self.stack_id, self._ports, self.options.on_event, lines=self.options.lines)
@@ -202,7 +204,8 @@ class Stack:
         for app in apps:
             self.instances += planner.plan(app)
         self._note()
-        await together([work for instance in self.instances for work in self._up(instance)])
+        self._gate = TableGate(self.instances)
+        await together([self._gate.watch(), *(work for instance in self.instances for work in self._up(instance))])
         self._ready = True
         self._note()
 
@@ -226,6 +229,7 @@ class Stack:
 
     async def _sidecar_up(self, instance: Instance) -> None:
         service = instance.sidecar_service
+        await self._gate.enter(instance)
         instance.sidecar = self._supervisor.start(service, Phase.SIDECARS, Role.SIDECAR, instance.spec.app_id)
         await self._supervisor.ready(instance.sidecar, service, Role.SIDECAR)
 

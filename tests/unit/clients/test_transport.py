@@ -137,7 +137,7 @@ async def test_a_stream_to_the_sidecar_itself_is_no_proxied_stream(
     assert "dapr-app-id" not in remote.metadata["Listen"]
 
 
-@pytest.mark.req("R2.5", "R10.1")
+@pytest.mark.req("R2.5")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_call_within_a_call_carries_its_trace_and_correlation_id(
     desk: Desk, remote: Remote, sidecar: Sidecar, kind: str

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.unit.conftest import Log
 
-pytestmark = pytest.mark.req("R1.1")
+pytestmark = pytest.mark.req("R15.5")
 
 
 @pytest.fixture

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+# A shell's background job, as CI may be, ignores Ctrl-C; this is what a person's would do.
 _CALLER = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from apibase.local.dapr_build import build_dapr, dapr_module
 print(build_dapr(dapr_module("1.18"), lambda line: print(line, file=sys.stderr, flush=True)))
 """

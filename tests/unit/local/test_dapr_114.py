@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
+import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from apibase.local import pypi_tool
 from apibase.local.binaries import DaprBinaries
 from apibase.local.control_plane import plan_placement, plan_scheduler
 from apibase.local.dapr_build import build_dapr, dapr_module
 from apibase.local.ports import PortPool
+from apibase.local.probes import sidecar_reaches
 from apibase.local.report import ToolMissing
 
 if TYPE_CHECKING:
@@ -98,3 +102,43 @@ def test_placement_takes_the_same_flags_in_both(ports: PortPool, tmp_path: Path)
     older, _ = plan_placement(binaries("1.14.4"), ports, tmp_path, {})
     newer, _ = plan_placement(binaries("1.18.2"), ports, tmp_path, {})
     assert names(older.spec.command) == names(newer.spec.command)
+
+
+class Forwarder(health_pb2_grpc.HealthServicer):
+    """A sidecar that answers as it is told to, to calls for one app."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    async def Check(self, request, context):
+        assert dict(context.invocation_metadata())["dapr-app-id"] == "orders"
+        if self.code is not grpc.StatusCode.OK:
+            await context.abort(self.code, "connection refused")
+        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
+
+
+@pytest.mark.parametrize(
+    ("code", "reached"),
+    [
+        (grpc.StatusCode.OK, True),
+        (grpc.StatusCode.UNIMPLEMENTED, True),
+        (grpc.StatusCode.PERMISSION_DENIED, True),
+        (grpc.StatusCode.UNAVAILABLE, False),
+        (grpc.StatusCode.INTERNAL, False),
+    ],
+)
+async def test_a_sidecar_reaches_its_app_when_anything_but_its_own_failure_comes_back(
+    code: grpc.StatusCode, *, reached: bool
+) -> None:
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(Forwarder(code), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        assert await sidecar_reaches(f"127.0.0.1:{port}", "orders") is reached
+    finally:
+        await server.stop(None)
+
+
+async def test_a_sidecar_that_does_not_answer_reaches_nothing(ports: PortPool) -> None:
+    assert not await sidecar_reaches(f"127.0.0.1:{ports.take()}", "orders")

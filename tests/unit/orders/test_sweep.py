@@ -55,7 +55,6 @@ async def set_added(shop: Shop, order_id: str, *, seconds_ago: float) -> None:
     await shop.state.save(key, item.value)
 
 
-@pytest.mark.req("R6.3")
 async def test_every_order_that_was_left_is_taken_up(shop: Shop) -> None:
     order_ids = await place_some(shop, 40)
 
