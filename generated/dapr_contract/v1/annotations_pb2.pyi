@@ -3,13 +3,17 @@
 isort:skip_file
 What Dapr does with a contract, declared in the contract itself.
 
-A method with one of these options is a *listener*: daprd calls it, other apps never can. A message with the `event`
-option is something that the service publishes. The chassis reads all of it from the generated descriptors at start-up.
+A method with one of the options `topic`, `binding` or `job` is a *listener*: daprd calls it, other apps never can. A
+message with the `event` option is something that the service publishes. The chassis reads all of it from the generated
+descriptors at start-up.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
 import sys
@@ -28,29 +32,111 @@ class Topic(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PUBSUB_NAME_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DEAD_LETTER_TOPIC_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    BULK_FIELD_NUMBER: _builtins.int
+    RAW_PAYLOAD_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    DEDUPLICATE_FOR_FIELD_NUMBER: _builtins.int
+    DEDUPLICATE_BY_FIELD_NUMBER: _builtins.int
     pubsub_name: _builtins.str
     """Name of the pub/sub component."""
     name: _builtins.str
     """Name of the topic in it."""
     dead_letter_topic: _builtins.str
     """Topic that takes the events which can't be handled. Without it, they are logged and dropped."""
+    match: _builtins.str
+    """A CEL expression on the event (`event.data.amount > 100`). With it, the method takes the events that match, and a
+    method without `match` on the same topic the others. daprd evaluates it.
+    """
+    priority: _builtins.int
+    """Which of several matches comes first: the lowest."""
+    raw_payload: _builtins.bool
+    """The topic carries no CloudEvents: the method's request is the record itself."""
+    deduplicate_by: _builtins.str
+    """Field of the message whose value names the event; without it, its CloudEvent source and id do."""
+    @_builtins.property
+    def bulk(self) -> Global___Bulk:
+        """Delivers events in batches; the method is still called once for each."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Handed to the component's subscription: a consumer group, a session id."""
+
+    @_builtins.property
+    def deduplicate_for(self) -> _duration_pb2.Duration:
+        """Remembers handled events for this long and passes repetitions over."""
+
     def __init__(
         self,
         *,
         pubsub_name: _builtins.str = ...,
         name: _builtins.str = ...,
         dead_letter_topic: _builtins.str = ...,
+        match: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        bulk: Global___Bulk | None = ...,
+        raw_payload: _builtins.bool = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        deduplicate_for: _duration_pb2.Duration | None = ...,
+        deduplicate_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bulk", b"bulk", "deduplicate_for", b"deduplicate_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letter_topic", b"dead_letter_topic", "name", b"name", "pubsub_name", b"pubsub_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bulk", b"bulk", "dead_letter_topic", b"dead_letter_topic", "deduplicate_by", b"deduplicate_by", "deduplicate_for", b"deduplicate_for", "match", b"match", "metadata", b"metadata", "name", b"name", "priority", b"priority", "pubsub_name", b"pubsub_name", "raw_payload", b"raw_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Topic: _TypeAlias = Topic  # noqa: Y015
+
+@_typing.final
+class Bulk(_message.Message):
+    """How events are gathered into a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_MESSAGES_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_AWAIT_DURATION_MS_FIELD_NUMBER: _builtins.int
+    max_messages_count: _builtins.int
+    """The most events of a batch; the component's own limit where 0."""
+    max_await_duration_ms: _builtins.int
+    """The longest wait for a batch to fill, in milliseconds; the component's own where 0."""
+    def __init__(
+        self,
+        *,
+        max_messages_count: _builtins.int = ...,
+        max_await_duration_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_await_duration_ms", b"max_await_duration_ms", "max_messages_count", b"max_messages_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Bulk: _TypeAlias = Bulk  # noqa: Y015
 
 @_typing.final
 class Binding(_message.Message):
@@ -73,6 +159,50 @@ class Binding(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Binding: _TypeAlias = Binding  # noqa: Y015
+
+@_typing.final
+class Job(_message.Message):
+    """A job: registered at the scheduler when the app is ready, and changed there when the contract changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
+    MAX_RETRIES_FIELD_NUMBER: _builtins.int
+    RETRY_INTERVAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the job; the method's full name where empty."""
+    schedule: _builtins.str
+    """When it runs: a cron expression with seconds, or "@every 15m", "@daily". Empty where `due_time` says all."""
+    due_time: _builtins.str
+    """When it first runs: RFC 3339, or a duration from the registration ("30s")."""
+    repeats: _builtins.int
+    """How often it runs; 0 is without end, or once where there is no schedule."""
+    max_retries: _builtins.int
+    """Runs again after a failure this many times..."""
+    @_builtins.property
+    def retry_interval(self) -> _duration_pb2.Duration:
+        """...with this pause. Without it, Dapr's own policy holds: three times, a second apart."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        schedule: _builtins.str = ...,
+        due_time: _builtins.str = ...,
+        repeats: _builtins.int = ...,
+        max_retries: _builtins.int = ...,
+        retry_interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_interval", b"retry_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "max_retries", b"max_retries", "name", b"name", "repeats", b"repeats", "retry_interval", b"retry_interval", "schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
@@ -102,6 +232,9 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 TOPIC_FIELD_NUMBER: _builtins.int
 BINDING_FIELD_NUMBER: _builtins.int
+JOB_FIELD_NUMBER: _builtins.int
+METHOD_CALLERS_FIELD_NUMBER: _builtins.int
+CALLERS_FIELD_NUMBER: _builtins.int
 EVENT_FIELD_NUMBER: _builtins.int
 topic: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Topic]
 """The method handles the events of one type on a topic. Its request is the event's message; it returns
@@ -109,5 +242,11 @@ google.protobuf.Empty.
 """
 binding: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Binding]
 """The method handles the events of an input binding component."""
+job: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Job]
+"""The method runs as a job of Dapr's scheduler."""
+method_callers: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _containers.RepeatedScalarFieldContainer[_builtins.str]]
+"""App ids that may call the method, in place of the service's."""
+callers: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, _containers.RepeatedScalarFieldContainer[_builtins.str]]
+"""App ids that may call the service's methods. With none, any app may."""
 event: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___Event]
 """The message is an event: where `publish` sends it."""
