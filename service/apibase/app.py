@@ -14,11 +14,15 @@ from grpc_reflection.v1alpha import reflection
 from loguru import logger
 
 from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
+from apibase.app_token import AppToken
 from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateManager
 from apibase.contract import ContractError, servicer_contract
+from apibase.dead_letters import DeadLetters
+from apibase.delivery import TopicDelivery
 from apibase.errors import SidecarError
 from apibase.health import AppHealthServicer, Health, HealthServicer
 from apibase.inbound import rpc_handlers
+from apibase.invocation import Invocations
 from apibase.observability import configure_logging
 from apibase.routes import RouteTable
 from apibase.settings import Settings
@@ -87,9 +91,12 @@ class App:
             ("grpc.so_reuseport", 0),
         ]
         server = grpc.aio.server(options=options)
+        token = AppToken(self.settings.app_api_token)
         for service, servicer in self._services:
-            server.add_generic_rpc_handlers((rpc_handlers(service, servicer),))
-        channel = AppChannelServicer(self._routes)
+            server.add_generic_rpc_handlers((rpc_handlers(service, servicer, token),))
+        channel = AppChannelServicer(
+            self._routes, TopicDelivery(DeadLetters(self.sidecar)), Invocations(self._routes.methods), token
+        )
         appcallback_pb2_grpc.add_AppCallbackServicer_to_server(channel, server)  # type: ignore[no-untyped-call]
         appcallback_pb2_grpc.add_AppCallbackAlphaServicer_to_server(AppChannelAlphaServicer(channel), server)  # type: ignore[no-untyped-call]
         appcallback_pb2_grpc.add_AppCallbackHealthCheckServicer_to_server(AppHealthServicer(self.health), server)  # type: ignore[no-untyped-call]
@@ -117,8 +124,9 @@ class App:
         await server.start()
         logger.bind(
             services=names,
-            topics=[f"{s.pubsub_name}/{s.topic}" for s in self._routes.subscriptions],
-            bindings=self._routes.bindings,
+            topics=[f"{each.pubsub_name}/{each.topic}" for each in self._routes.subscriptions],
+            bindings=list(self._routes.bindings),
+            jobs=list(self._routes.jobs),
         ).info("{} listens on {}:{}", self.settings.app_id, self.settings.app_host, self.port)
 
     async def stop(self) -> None:

@@ -1,70 +1,68 @@
-"""Dapr's app channel: what daprd asks this app, and the events that it brings.
+"""Dapr's app channel: what daprd asks this app, and what it brings, handed to the route table's handlers.
 
-Verdicts on a topic event: a handler that returns is SUCCESS; `Drop`, an undecodable or an invalid event is DROP (daprd
-sends it to the subscription's dead-letter topic); anything else is RETRY. UNIMPLEMENTED never leaves for an event, because
-daprd would acknowledge and lose it. A binding event that fails answers with the error's status, which daprd hands to the component.
+What an outcome means to daprd is in `delivery`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 from google.protobuf import json_format
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 from loguru import logger
 
-from apibase.cancellation import is_cancelled
-from apibase.deadline import deadline
-from apibase.errors import Drop, InvalidRequest, Retry, ServiceError, to_status
+from apibase.app_token import TOKEN_HEADER
+from apibase.delivery import deliver_directly
+from apibase.errors import ServiceError, to_status
 from apibase.events import EventContext
-from apibase.failures import tell
-from apibase.message_json import from_json
 from apibase.observability import call_context
-from apibase.validation import validate
+from apibase.routes import Incoming
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dapr.proto.common.v1 import common_pb2
+    from google.protobuf.empty_pb2 import Empty
+    from google.protobuf.message import Message
+
+    from apibase.app_token import AppToken
+    from apibase.delivery import TopicDelivery
+    from apibase.invocation import Invocations
     from apibase.routes import Route, RouteTable
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-_Verdict = appcallback_pb2.TopicEventResponse
-SUCCESS = appcallback_pb2.TopicEventResponse.SUCCESS
-RETRY = appcallback_pb2.TopicEventResponse.RETRY
-DROP = appcallback_pb2.TopicEventResponse.DROP
-
-_TOKEN_HEADER = "dapr-api-token"  # noqa: S105 - the name of it
+_Verdict = appcallback_pb2.TopicEventResponse.TopicEventResponseStatus
 _TRACE_KEYS = frozenset({"traceparent", "tracestate"})
-_PROTOBUF_TYPES = frozenset({"application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf"})
+_DOMAIN = "apibase"
 
 
 class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
     """Serves `AppCallback` from a route table."""
 
-    def __init__(self, routes: RouteTable) -> None:
+    def __init__(self, routes: RouteTable, topics: TopicDelivery, invocations: Invocations, token: AppToken) -> None:
         self._routes = routes
+        self._topics = topics
+        self._invocations = invocations
+        self._token = token
+
+    async def OnInvoke(self, request: common_pb2.InvokeRequest, context: Context) -> common_pb2.InvokeResponse:
+        """Answer a call of a method by its name."""
+        headers = await self._admit(context)
+        with call_context(headers):
+            try:
+                return await self._invocations.answer(request, context)
+            except ServiceError as error:
+                await _abort(context, error)
 
     async def ListTopicSubscriptions(
         self, request: Empty, context: Context
     ) -> appcallback_pb2.ListTopicSubscriptionsResponse:
         """Tell daprd which topics to subscribe to."""
-        return appcallback_pb2.ListTopicSubscriptionsResponse(
-            subscriptions=[
-                appcallback_pb2.TopicSubscription(
-                    pubsub_name=listener.pubsub_name,
-                    topic=listener.topic,
-                    dead_letter_topic=listener.dead_letter_topic,
-                )
-                for listener in self._routes.subscriptions
-            ]
-        )
+        return appcallback_pb2.ListTopicSubscriptionsResponse(subscriptions=self._routes.subscriptions)
 
     async def ListInputBindings(self, request: Empty, context: Context) -> appcallback_pb2.ListInputBindingsResponse:
         """Tell daprd which input bindings to read. Answers at once: daprd keeps an empty list when this takes 3 s."""
@@ -74,37 +72,60 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         self, request: appcallback_pb2.TopicEventRequest, context: Context
     ) -> appcallback_pb2.TopicEventResponse:
         """Handle one event and give the verdict."""
-        event = _topic_event(request, request.pubsub_name, request.topic, _headers(context))
-        return appcallback_pb2.TopicEventResponse(status=await self._deliver(event, request.data, context))
+        headers = await self._admit(context)
+        event = _topic_event(request, request.pubsub_name, request.topic, headers)
+        incoming = Incoming(event, request.data, request)
+        return appcallback_pb2.TopicEventResponse(status=await self._deliver(incoming, request.path, context))
 
     async def OnBulkTopicEvent(
         self, request: appcallback_pb2.TopicEventBulkRequest, context: Context
     ) -> appcallback_pb2.TopicEventBulkResponse:
         """Handle a batch concurrently, with a verdict for each entry: a missing one would count as RETRY."""
-        headers = _headers(context)
+        headers = await self._admit(context)
 
-        async def entry_status(
+        async def status(
             entry: appcallback_pb2.TopicEventBulkRequestEntry,
         ) -> appcallback_pb2.TopicEventBulkResponseEntry:
-            if entry.HasField("cloud_event"):
-                event = _topic_event(entry.cloud_event, request.pubsub_name, request.topic, headers, entry.metadata)
-                status = await self._deliver(event, entry.cloud_event.data, context)
-            else:
-                logger.warning(
-                    "dropped a raw entry of topic {!r} of {!r}: no CloudEvent", request.topic, request.pubsub_name
-                )
-                status = DROP
-            return appcallback_pb2.TopicEventBulkResponseEntry(entry_id=entry.entry_id, status=status)
+            incoming = _bulk_entry(entry, request, headers)
+            verdict = await self._deliver(incoming, request.path, context)
+            return appcallback_pb2.TopicEventBulkResponseEntry(entry_id=entry.entry_id, status=verdict)
 
-        return appcallback_pb2.TopicEventBulkResponse(
-            statuses=await asyncio.gather(*map(entry_status, request.entries))
-        )
+        return appcallback_pb2.TopicEventBulkResponse(statuses=await asyncio.gather(*map(status, request.entries)))
 
-    async def _deliver(
-        self, event: EventContext, data: bytes, context: Context
-    ) -> _Verdict.TopicEventResponseStatus.ValueType:
+    async def OnBindingEvent(
+        self, request: appcallback_pb2.BindingEventRequest, context: Context
+    ) -> appcallback_pb2.BindingEventResponse:
+        """Handle one event of an input binding; an error goes back to the component."""
+        headers = await self._admit(context)
+        event = EventContext(kind="binding", source=request.name, metadata=dict(request.metadata), headers=headers)
+        route = self._routes.bindings.get(request.name)
+        await self._handle(route, Incoming(event, request.data, request), context)
+        return appcallback_pb2.BindingEventResponse()
+
+    async def OnJobEvent(
+        self, request: appcallback_pb2.JobEventRequest, context: Context
+    ) -> appcallback_pb2.JobEventResponse:
+        """Run a job; an error makes the scheduler follow the job's failure policy."""
+        headers = await self._admit(context)
+        event = EventContext(kind="job", source=request.name, content_type=request.content_type, headers=headers)
+        route = self._routes.jobs.get(request.name)
+        await self._handle(route, Incoming(event, request.data.value, request), context)
+        return appcallback_pb2.JobEventResponse()
+
+    async def _admit(self, context: Context) -> Mapping[str, str]:
+        """Check the app's token and return the text headers of daprd's call without it: a context may be logged."""
+        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        try:
+            self._token.check(headers)
+        except ServiceError as error:
+            await _abort(context, error)
+        headers.pop(TOKEN_HEADER, None)
+        return headers
+
+    async def _deliver(self, incoming: Incoming, path: str, context: Context) -> _Verdict.ValueType:
+        event = incoming.event
         with call_context(_carrier(event)):
-            route = self._routes.topic(event.pubsub_name, event.topic, event.type)
+            route = self._routes.topic(event, path)
             if route is None:
                 logger.bind(event_id=event.id).debug(
                     "no handler listens to {} on topic {!r} of {!r}; acknowledged",
@@ -112,89 +133,21 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
                     event.topic,
                     event.pubsub_name,
                 )
-                return SUCCESS
-            return await self._verdict(route, data, event, context)
+                return _Verdict.Value("SUCCESS")
+            return _Verdict.Value(await self._topics.deliver(route, incoming, context.time_remaining()))
 
-    async def _verdict(
-        self, route: Route, data: bytes, event: EventContext, context: Context
-    ) -> _Verdict.TopicEventResponseStatus.ValueType:
-        started = time.perf_counter()
-        token = deadline.set_remaining(context.time_remaining())
-        verdict: _Verdict.TopicEventResponseStatus.ValueType = RETRY
-        reason = "cancelled"
-        try:
-            await route.handler(_decode(route, data, event.content_type), event)
-        except (Drop, InvalidRequest) as error:
-            verdict, reason = DROP, str(error)
-        except (Retry, ServiceError) as error:
-            verdict, reason = RETRY, str(error) or "asked for"
-        except (Exception, asyncio.CancelledError) as error:
-            if is_cancelled():
-                raise
-            verdict, reason = RETRY, f"unexpected {type(error).__name__}"
-            logger.opt(exception=error).error("{} failed with an unexpected {}", route.name, type(error).__name__)
-        else:
-            verdict, reason = SUCCESS, ""
-        finally:
-            deadline.reset(token)
-            logger.bind(
-                logger="apibase.event",
-                method=route.name,
-                verdict=_Verdict.TopicEventResponseStatus.Name(verdict),
-                event_id=event.id,
-                topic=event.topic,
-                pubsub_name=event.pubsub_name,
-                **({"reason": reason} if reason else {}),
-                duration_ms=round((time.perf_counter() - started) * 1000, 3),
-            ).log(
-                "INFO" if verdict == SUCCESS else "WARNING",
-                "{} {}",
-                route.name,
-                _Verdict.TopicEventResponseStatus.Name(verdict),
-            )
-        return verdict
-
-    async def OnBindingEvent(
-        self, request: appcallback_pb2.BindingEventRequest, context: Context
-    ) -> appcallback_pb2.BindingEventResponse:
-        """Handle one event of an input binding; an error goes back to the component."""
-        headers = _headers(context)
-        with call_context(headers):
-            route = self._routes.binding(request.name)
+    async def _handle(self, route: Route | None, incoming: Incoming, context: Context) -> None:
+        event = incoming.event
+        with call_context(event.headers):
             if route is None:
-                await context.abort(grpc.StatusCode.NOT_FOUND, f"no handler listens to binding {request.name!r}")
-                raise AssertionError  # unreachable: abort raises
-            event = EventContext(kind="binding", source=request.name, metadata=dict(request.metadata), headers=headers)
-            await self._handle_binding(route, request.data, event, context)
-            return appcallback_pb2.BindingEventResponse()
-
-    async def _handle_binding(self, route: Route, data: bytes, event: EventContext, context: Context) -> None:
-        started = time.perf_counter()
-        token = deadline.set_remaining(context.time_remaining())
-        failure: ServiceError | None = None
-        try:
-            await route.handler(_decode(route, data, "application/json"), event)
-        except Drop as error:
-            logger.warning("{} dropped an event of binding {!r}: {}", route.name, event.source, error.reason)
-        except Retry as error:
-            failure = ServiceError(grpc.StatusCode.ABORTED, "RETRY", str(error) or "the event is to be delivered again")
-        except (Exception, asyncio.CancelledError) as error:
-            if is_cancelled():
-                raise
-            failure = tell(route.name, error)
-        finally:
-            deadline.reset(token)
-        code = failure.code if failure else grpc.StatusCode.OK
-        logger.bind(
-            logger="apibase.event",
-            method=route.name,
-            code=code.name,
-            binding=event.source,
-            duration_ms=round((time.perf_counter() - started) * 1000, 3),
-        ).log("WARNING" if failure else "DEBUG", "{} {}", route.name, failure or code.name)
-        if failure:
-            status = rpc_status.to_status(to_status(failure, domain=route.name.rpartition(".")[0].rpartition(".")[0]))
-            await context.abort(status.code, status.details, status.trailing_metadata)
+                failure: ServiceError | None = ServiceError(
+                    grpc.StatusCode.NOT_FOUND, "NO_HANDLER", f"no handler listens to {event.kind} {event.source!r}"
+                )
+                logger.warning("no handler listens to {} {!r}", event.kind, event.source)
+            else:
+                failure = await deliver_directly(route, incoming, context.time_remaining())
+            if failure is not None:
+                await _abort(context, failure)
 
 
 class AppChannelAlphaServicer(appcallback_pb2_grpc.AppCallbackAlphaServicer):
@@ -208,6 +161,18 @@ class AppChannelAlphaServicer(appcallback_pb2_grpc.AppCallbackAlphaServicer):
     ) -> appcallback_pb2.TopicEventBulkResponse:
         """Do what `OnBulkTopicEvent` does."""
         return await self._stable.OnBulkTopicEvent(request, context)
+
+    async def OnJobEventAlpha1(
+        self, request: appcallback_pb2.JobEventRequest, context: Context
+    ) -> appcallback_pb2.JobEventResponse:
+        """Do what `OnJobEvent` does."""
+        return await self._stable.OnJobEvent(request, context)
+
+
+async def _abort(context: Context, error: ServiceError) -> NoReturn:
+    status = rpc_status.to_status(to_status(error, domain=_DOMAIN))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+    raise AssertionError  # unreachable: abort raises
 
 
 def _topic_event(
@@ -231,6 +196,31 @@ def _topic_event(
     )
 
 
+def _bulk_entry(
+    entry: appcallback_pb2.TopicEventBulkRequestEntry,
+    batch: appcallback_pb2.TopicEventBulkRequest,
+    headers: Mapping[str, str],
+) -> Incoming:
+    """Return an entry of a batch as if it had come alone; a raw one has no attributes but the batch's."""
+    if entry.HasField("cloud_event"):
+        cloud_event = entry.cloud_event
+        event = _topic_event(cloud_event, batch.pubsub_name, batch.topic, headers, entry.metadata)
+        return Incoming(event, cloud_event.data, cloud_event)
+    event = EventContext(
+        kind="topic",
+        source=batch.pubsub_name,
+        id=entry.entry_id,
+        pubsub_name=batch.pubsub_name,
+        topic=batch.topic,
+        content_type=entry.content_type,
+        metadata=dict(entry.metadata),
+        headers=headers,
+    )
+    data: bytes = entry.bytes
+    request: Message = entry
+    return Incoming(event, data, request)
+
+
 def _carrier(event: EventContext) -> Mapping[str, str]:
     """Return the headers that hold the event's trace.
 
@@ -249,26 +239,3 @@ def _carrier(event: EventContext) -> Mapping[str, str]:
 
 def _trace_id(traceparent: str) -> str:
     return traceparent[3:35]
-
-
-def _headers(context: Context) -> Mapping[str, str]:
-    """Return the text headers of daprd's call, without the token: an `EventContext` may be logged."""
-    return {
-        key: value
-        for key, value in context.invocation_metadata() or ()
-        if isinstance(value, str) and key != _TOKEN_HEADER
-    }
-
-
-def _decode(route: Route, data: bytes, content_type: str) -> Message:
-    """Return the event's message, valid by its contract; `Drop` says why it can't be had."""
-    if route.request is Empty:
-        return Empty()
-    media_type = content_type.partition(";")[0].strip().lower()
-    try:
-        message = route.request.FromString(data) if media_type in _PROTOBUF_TYPES else from_json(data, route.request)
-    except (DecodeError, ValueError) as error:
-        reason = f"the data ({media_type or 'no content type'}) is no {route.request.DESCRIPTOR.full_name}: {error}"
-        raise Drop(reason) from error
-    validate(message)
-    return message

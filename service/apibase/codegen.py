@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto
 
 from apibase.contract import LISTENER_OPTIONS
+from apibase.positions import DESCRIPTORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,7 +32,6 @@ _COMMENT_OR_STRING = re.compile(r"""/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\
 _WELL_KNOWN = "google/protobuf/"
 _GRPC_SUFFIXES = ("_pb2_grpc.py", "_pb2_grpc.pyi")
 _SUFFIXES = ("_pb2.py", "_pb2.pyi", *_GRPC_SUFFIXES)
-DESCRIPTORS = "descriptors.binpb"
 
 
 class CodegenError(RuntimeError):

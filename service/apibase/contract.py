@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf import message_factory
 
+from apibase.positions import line_of
 from dapr_contract.v1 import annotations_pb2
 
 if TYPE_CHECKING:
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 
 
 # The options that make a method a listener.
-LISTENER_OPTIONS = (annotations_pb2.topic, annotations_pb2.binding)
+LISTENER_OPTIONS = (annotations_pb2.topic, annotations_pb2.binding, annotations_pb2.job)
 
 
 class ContractError(RuntimeError):
-    """The contract contradicts itself or the code; the message names the contract's file, element and remedy."""
+    """The contract contradicts itself or the code; the message names the contract's file, line, element and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,22 @@ class TopicListener:
     """A method that handles one type of event on a topic."""
 
     method: MethodDescriptor
-    pubsub_name: str
-    topic: str
-    dead_letter_topic: str
+    options: annotations_pb2.Topic
+
+    @property
+    def pubsub_name(self) -> str:
+        """Name of the pub/sub component."""
+        return self.options.pubsub_name
+
+    @property
+    def topic(self) -> str:
+        """Name of the topic."""
+        return self.options.name
+
+    @property
+    def event_type(self) -> str:
+        """The CloudEvent type of the events that it takes."""
+        return self.method.input_type.full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +55,16 @@ class BindingListener:
     name: str
 
 
-Listener = TopicListener | BindingListener
+@dataclass(frozen=True, slots=True)
+class JobListener:
+    """A method that runs as a job of Dapr's scheduler. `name` is the job's."""
+
+    method: MethodDescriptor
+    name: str
+    options: annotations_pb2.Job
+
+
+Listener = TopicListener | BindingListener | JobListener
 
 
 def servicer_contract(servicer: object) -> ServiceDescriptor:
@@ -66,14 +89,14 @@ def servicer_contract(servicer: object) -> ServiceDescriptor:
 def listeners(service: ServiceDescriptor) -> list[Listener]:
     """Return the listeners of a service: one for each method, or none when it is served as rpcs.
 
-    Raises `ContractError` where a service has both, or a listener lacks what Dapr needs.
+    Raises `ContractError` where a service has both, or a listener says what Dapr can't do.
     """
     found = [listener for method in service.methods if (listener := _listener(method)) is not None]
     if found and len(found) != len(service.methods):
         named = {listener.method.name for listener in found}
         rpcs = ", ".join(method.name for method in service.methods if method.name not in named)
         message = (
-            f"{service.file.name}: {service.full_name} mixes listeners with rpcs ({rpcs}); "
+            f"{where(service)} mixes listeners with rpcs ({rpcs}); "
             "a service with listeners is never served, so move the rpcs to a service of their own"
         )
         raise ContractError(message)
@@ -82,33 +105,65 @@ def listeners(service: ServiceDescriptor) -> list[Listener]:
 
 def _listener(method: MethodDescriptor) -> Listener | None:
     options = method.GetOptions()
-    where = f"{method.containing_service.file.name}: {method.full_name}"
-    is_topic, is_binding = (options.HasExtension(option) for option in LISTENER_OPTIONS)
-    if not is_topic and not is_binding:
+    given = [option for option in LISTENER_OPTIONS if options.HasExtension(option)]
+    if not given:
         return None
-    if is_topic and is_binding:
-        message = f"{where} is both a topic and a binding listener; make it two methods"
-        raise ContractError(message)
+    if len(given) > 1:
+        names = " and ".join(option.name for option in given)
+        raise ContractError(f"{where(method)} has the options {names}; make it a method for each")
     if method.client_streaming or method.server_streaming:
-        message = f"{where} is a listener and streams; Dapr delivers one event a call, so take `stream` away"
-        raise ContractError(message)
-    if is_binding:
+        raise ContractError(
+            f"{where(method)} is a listener and streams; Dapr delivers one event a call, so take `stream` away"
+        )
+    if options.HasExtension(annotations_pb2.binding):
         binding = options.Extensions[annotations_pb2.binding]
-        _require(where, "binding", name=binding.name)
+        _require(method, "binding", name=binding.name)
         return BindingListener(method, binding.name)
-    topic = options.Extensions[annotations_pb2.topic]
-    _require(where, "topic", pubsub_name=topic.pubsub_name, name=topic.name)
+    if options.HasExtension(annotations_pb2.job):
+        return _job(method, options.Extensions[annotations_pb2.job])
+    return _topic(method, options.Extensions[annotations_pb2.topic])
+
+
+def _topic(method: MethodDescriptor, topic: annotations_pb2.Topic) -> TopicListener:
+    _require(method, "topic", pubsub_name=topic.pubsub_name, name=topic.name)
     if topic.dead_letter_topic == topic.name:
-        message = f"{where}: the topic {topic.name!r} is its own dead-letter topic, so a bad event would come back for ever; name another"
-        raise ContractError(message)
-    return TopicListener(method, topic.pubsub_name, topic.name, topic.dead_letter_topic)
+        raise ContractError(
+            f"{where(method)}: the topic {topic.name!r} is its own dead-letter topic, so a bad event would come back "
+            "for ever; name another"
+        )
+    if topic.priority and not topic.match:
+        raise ContractError(f"{where(method)} has a priority and no match; only matches are tried in order")
+    if topic.raw_payload and topic.match:
+        raise ContractError(f"{where(method)} has raw_payload and a match; a raw record has no attributes to match on")
+    field = topic.deduplicate_by
+    if field and not topic.HasField("deduplicate_for"):
+        raise ContractError(f"{where(method)} has deduplicate_by without deduplicate_for; say how long to remember")
+    if field and field not in method.input_type.fields_by_name:
+        raise ContractError(
+            f"{where(method)}: deduplicate_by names {field!r}, which {method.input_type.full_name} does not have"
+        )
+    return TopicListener(method, topic)
 
 
-def _require(where: str, option: str, **fields: str) -> None:
+def _job(method: MethodDescriptor, job: annotations_pb2.Job) -> JobListener:
+    if not job.schedule and not job.due_time:
+        raise ContractError(
+            f"{where(method)}: option (dapr_contract.v1.job) has neither schedule nor due_time; give it one"
+        )
+    return JobListener(method, job.name or method.full_name, job)
+
+
+def where(element: Any) -> str:  # noqa: ANN401 - generated and native descriptors share no type
+    """Return where an element is declared, as people and editors read it: `shop/v1/events.proto:12: shop.v1.Events.OnPaid`."""
+    file: FileDescriptor = getattr(element, "containing_service", element).file
+    line = line_of(file, element.full_name)
+    return f"{file.name}{f':{line}' if line else ''}: {element.full_name}"
+
+
+def _require(element: object, option: str, **fields: str) -> None:
     for field, value in fields.items():
         if not value:
-            message = f"{where}: option (dapr_contract.v1.{option}) has no {field}; give it one"
-            raise ContractError(message)
+            raise ContractError(f"{where(element)}: option (dapr_contract.v1.{option}) has no {field}; give it one")
 
 
 def event_options(message: Message | type[Message]) -> annotations_pb2.Event:
@@ -116,15 +171,12 @@ def event_options(message: Message | type[Message]) -> annotations_pb2.Event:
     descriptor = message.DESCRIPTOR
     options = descriptor.GetOptions()
     if not options.HasExtension(annotations_pb2.event):
-        error = (
-            f"{descriptor.file.name}: {descriptor.full_name} is not an event; "
+        raise ContractError(
+            f"{where(descriptor)} is not an event; "
             "give the message an option (dapr_contract.v1.event) with pubsub_name and topic"
         )
-        raise ContractError(error)
     event = options.Extensions[annotations_pb2.event]
-    _require(
-        f"{descriptor.file.name}: {descriptor.full_name}", "event", pubsub_name=event.pubsub_name, topic=event.topic
-    )
+    _require(descriptor, "event", pubsub_name=event.pubsub_name, topic=event.topic)
     return event
 
 

@@ -112,11 +112,15 @@ class Retry(Exception):
 
 
 class Drop(Exception):
-    """Raised by a listener: the event can never be handled. Becomes DROP, which daprd dead-letters where a topic is set."""
+    """Raised by a listener: the event can never be handled, and `reason` says why.
 
-    def __init__(self, reason: str) -> None:
+    It goes to the dead-letter topic with the reason and `code`, an UPPER_SNAKE_CASE constant for machines to count.
+    """
+
+    def __init__(self, reason: str, *, code: str = "DROPPED") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.code = code
 
 
 def public_error(error: BaseException) -> ServiceError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -10,14 +11,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class KafkaCoordinates:
+    """A record's place in Kafka. `timestamp` is the record's own, in UTC; `key` is None where the record has none."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: datetime | None = None
+    key: str | None = None
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, str]) -> KafkaCoordinates | None:
+        """Read daprd's `__topic`, `__partition`, `__offset`, `__timestamp` (ms) and `__key`; None where they aren't."""
+        try:
+            partition, offset = int(metadata["__partition"]), int(metadata["__offset"])
+        except (KeyError, ValueError):
+            return None
+        stamp = metadata.get("__timestamp", "")
+        timestamp = datetime.fromtimestamp(int(stamp) / 1000, UTC) if stamp.isdigit() else None
+        return cls(metadata.get("__topic", ""), partition, offset, timestamp, metadata.get("__key"))
+
+
+@dataclass(frozen=True, slots=True)
 class EventContext:
     """Where an event came from.
 
     For a topic event, the CloudEvent's attributes and extensions; for a binding event, the component's name as `source`
-    and its metadata (Kafka's partition and offset, for instance). `headers` are the gRPC metadata of daprd's call.
+    and its metadata; for a job, its name as `source`. `headers` are the gRPC metadata of daprd's call. Kafka's coordinates
+    come in `metadata` (binding) or `headers` (topic): `kafka` reads either.
     """
 
-    kind: Literal["topic", "binding"]
+    kind: Literal["topic", "binding", "job", "method"]
     source: str
     id: str = ""
     type: str = ""
@@ -27,3 +51,8 @@ class EventContext:
     extensions: Mapping[str, object] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kafka(self) -> KafkaCoordinates | None:
+        """Where in Kafka the record stands; None for an event that Kafka did not bring."""
+        return KafkaCoordinates.read(self.metadata) or KafkaCoordinates.read(self.headers)

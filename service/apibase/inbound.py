@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 from loguru import logger
 
+from apibase.app_token import AppToken
 from apibase.cancellation import is_cancelled
 from apibase.contract import is_implemented, request_class, response_class
 from apibase.deadline import deadline
@@ -35,15 +36,16 @@ if TYPE_CHECKING:
 _CALLER = "dapr-caller-app-id"
 
 
-def rpc_handlers(service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
-    """Return the gRPC handlers of a servicer's methods, each behind the border."""
+def rpc_handlers(service: ServiceDescriptor, servicer: object, token: AppToken | None = None) -> grpc.GenericRpcHandler:
+    """Return the gRPC handlers of a servicer's methods, each behind the border; with `token`, for the sidecar only."""
     return grpc.method_handlers_generic_handler(
-        service.full_name, {method.name: _method_handler(method, servicer) for method in service.methods}
+        service.full_name,
+        {method.name: _method_handler(method, servicer, token or AppToken(None)) for method in service.methods},
     )
 
 
-def _method_handler(method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
-    border = _Border(method)
+def _method_handler(method: MethodDescriptor, servicer: object, token: AppToken) -> grpc.RpcMethodHandler[Any, Any]:
+    border = _Border(method, token)
     behavior: Callable[..., Any] = (
         getattr(servicer, method.name) if is_implemented(servicer, method) else border.unimplemented
     )
@@ -52,6 +54,7 @@ def _method_handler(method: MethodDescriptor, servicer: object) -> grpc.RpcMetho
     async def answer_once(request: object, context: Context) -> Message:
         with border.call(context) as call:
             try:
+                call.authenticate()
                 return border.checked(await behavior(admit(request), context))
             except (Exception, asyncio.CancelledError) as error:
                 await call.fail(error)
@@ -62,6 +65,7 @@ def _method_handler(method: MethodDescriptor, servicer: object) -> grpc.RpcMetho
     async def answer_often(request: object, context: Context) -> None:
         with border.call(context) as call:
             try:
+                call.authenticate()
                 responses = behavior(admit(request), context)
                 if inspect.isawaitable(responses):
                     await responses  # gRPC's other style: the handler itself writes to the context
@@ -92,7 +96,8 @@ class _CallOver(asyncio.CancelledError):
 class _Border:
     """What is known of a method before any call of it."""
 
-    def __init__(self, method: MethodDescriptor) -> None:
+    def __init__(self, method: MethodDescriptor, token: AppToken) -> None:
+        self.token = token
         self.name = method.full_name
         self.domain = method.containing_service.file.package
         self.request = request_class(method)
@@ -157,9 +162,9 @@ class _Call:
         self._code = grpc.StatusCode.OK
         self._reason = ""
         self._started = time.perf_counter()
-        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        self._caller = headers.get(_CALLER, "")
-        self._scope = call_context(headers)
+        self._headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        self._caller = self._headers.get(_CALLER, "")
+        self._scope = call_context(self._headers)
 
     def __enter__(self) -> Self:
         self._scope.__enter__()
@@ -179,6 +184,10 @@ class _Call:
         ).info("{} {}", self._border.name, self._code.name)
         deadline.reset(self._deadline)
         self._scope.__exit__(None, None, None)
+
+    def authenticate(self) -> None:
+        """Refuse a call that does not come from the sidecar."""
+        self._border.token.check(self._headers)
 
     async def fail(self, error: BaseException) -> None:
         """End the call with the status that `error` maps to; always raises, unless the call itself is cancelled."""

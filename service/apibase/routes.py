@@ -1,103 +1,255 @@
-"""The route table: which handler takes an event of a topic or binding."""
+"""The route table: which handler takes what daprd brings. Annotations and decorators fill the same one."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from google.protobuf.message import Message
+from dapr.proto.runtime.v1 import appcallback_pb2
 
 from apibase.contract import (
     BindingListener,
     ContractError,
+    JobListener,
+    Listener,
     TopicListener,
     is_implemented,
     listeners,
     request_class,
     servicer_contract,
+    where,
 )
-from apibase.events import EventContext
+from apibase.decoding import decode
 
-Handler = Callable[[Message, EventContext], Awaitable[Message | None]]
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from google.protobuf.message import Message
+
+    from apibase.events import EventContext
+    from dapr_contract.v1 import annotations_pb2
+
+DEFAULT_PATH = "default"
+"""The route that daprd is told for events that match no rule; it would drop them without one."""
+
+GENERIC_EVENT_TYPE = "com.dapr.event.sent"
+"""The CloudEvent type that daprd gives to events of publishers that name none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What daprd brought, before anything is decoded. `request` is daprd's own message."""
+
+    event: EventContext
+    data: bytes
+    request: Message
+
+
+Handler = Callable[[Incoming], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One listener with the handler that takes its events. `name` is the method's full name."""
+    """A handler, and what it is called for. `name` is the contract's method, or the function's name; `place` where it stands."""
 
     name: str
-    listener: TopicListener | BindingListener
-    request: type[Message]
     handler: Handler
+    place: str = ""
+    request: type[Message] | None = None
+    """The contract's message; None for a handler that takes what comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRoute(Route):
+    """A handler of events on a topic."""
+
+    pubsub_name: str = ""
+    topic: str = ""
+    event_type: str = ""
+    """The CloudEvent type that it takes; empty for any."""
+    match: str = ""
+    priority: int = 0
+    dead_letter_topic: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    bulk: annotations_pb2.Bulk | None = None
+    deduplicate_for: timedelta | None = None
+    deduplicate_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRoute(Route):
+    """A handler of a job; `options` say how it is scheduled, or None where somebody else schedules it."""
+
+    options: annotations_pb2.Job | None = None
 
 
 class RouteTable:
-    """Every listener of an app. Filled before the server starts, read-only from then on."""
+    """Every handler of an app. Filled before the server starts, read-only from then on."""
 
     def __init__(self) -> None:
-        self._topics: dict[tuple[str, str], dict[str, Route]] = {}
+        self._topics: dict[tuple[str, str], list[TopicRoute]] = {}
         self._bindings: dict[str, Route] = {}
+        self._jobs: dict[str, JobRoute] = {}
+        self._methods: dict[str, Route] = {}
 
     def add(self, servicer: object) -> int:
         """Add the listeners of a servicer and return how many they are; none for a service of rpcs.
 
-        Raises `ContractError` where a listener is not implemented, where two handlers claim the same event, or two
-        listeners of a topic disagree on its dead-letter topic: daprd knows one subscription for each topic.
+        Raises `ContractError` where a listener is not implemented, or contradicts another one.
         """
         found = listeners(servicer_contract(servicer))
         for listener in found:
             if not is_implemented(servicer, listener.method):
-                name = type(servicer).__qualname__
-                message = f"{name} listens to {listener.method.full_name} but does not implement it; add the method"
-                raise ContractError(message)
-            handler = getattr(servicer, listener.method.name)
-            route = Route(listener.method.full_name, listener, request_class(listener.method), handler)
-            if isinstance(listener, TopicListener):
-                self._add_topic(route, listener)
-            else:
-                self._add_binding(route, listener)
+                raise ContractError(
+                    f"{type(servicer).__qualname__} listens to {where(listener.method)} but does not implement it; "
+                    "add the method"
+                )
+            self._add_listener(listener, servicer)
         return len(found)
 
-    def _add_topic(self, route: Route, listener: TopicListener) -> None:
-        by_type = self._topics.setdefault((listener.pubsub_name, listener.topic), {})
-        event_type = listener.method.input_type.full_name
-        where = f"topic {listener.topic!r} of {listener.pubsub_name!r}"
-        if event_type in by_type:
-            message = (
-                f"{route.name} and {by_type[event_type].name} both listen to {event_type} on {where}; take one away"
-            )
-            raise ContractError(message)
-        for other in by_type.values():
-            assert isinstance(other.listener, TopicListener)  # noqa: S101 - an invariant, not input
-            if other.listener.dead_letter_topic != listener.dead_letter_topic:
-                message = f"{route.name} and {other.name} name different dead-letter topics for {where}; agree on one"
-                raise ContractError(message)
-        by_type[event_type] = route
+    def _add_listener(self, listener: Listener, servicer: object) -> None:
+        method = listener.method
+        request = request_class(method)
+        name, place = method.full_name, where(method)
+        raw = isinstance(listener, TopicListener) and listener.options.raw_payload
+        handler = contract_handler(getattr(servicer, method.name), request, raw=raw)
+        match listener:
+            case TopicListener(options=options):
+                self.add_topic(
+                    TopicRoute(
+                        name,
+                        handler,
+                        place,
+                        request,
+                        pubsub_name=options.pubsub_name,
+                        topic=options.name,
+                        event_type="" if raw else listener.event_type,
+                        match=options.match,
+                        priority=options.priority,
+                        dead_letter_topic=options.dead_letter_topic,
+                        metadata=dict(options.metadata) | ({"rawPayload": "true"} if raw else {}),
+                        bulk=options.bulk if options.HasField("bulk") else None,
+                        deduplicate_for=options.deduplicate_for.ToTimedelta()
+                        if options.HasField("deduplicate_for")
+                        else None,
+                        deduplicate_by=options.deduplicate_by,
+                    )
+                )
+            case BindingListener():
+                self.add_binding(listener.name, Route(name, handler, place, request))
+            case JobListener():
+                self.add_job(listener.name, JobRoute(name, handler, place, request, options=listener.options))
 
-    def _add_binding(self, route: Route, listener: BindingListener) -> None:
-        if listener.name in self._bindings:
-            message = f"{route.name} and {self._bindings[listener.name].name} both listen to binding {listener.name!r}; take one away"
-            raise ContractError(message)
-        self._bindings[listener.name] = route
+    def add_topic(self, route: TopicRoute) -> None:
+        """Add a handler of a topic. All handlers of one topic make one subscription, so they agree on what it is."""
+        routes = self._topics.setdefault((route.pubsub_name, route.topic), [])
+        on = f"topic {route.topic!r} of {route.pubsub_name!r}"
+        for other in routes:
+            both = f"{route.place or route.name} and {other.place or other.name}"
+            if (route.match, route.event_type) == (other.match, other.event_type):
+                what = f"events that match {route.match!r}" if route.match else route.event_type or "every event"
+                raise ContractError(f"{both} both listen to {what} on {on}; take one away")
+            if route.match and other.match and route.priority == other.priority:
+                raise ContractError(f"{both} both have priority {route.priority} on {on}; give them an order")
+            for setting in ("dead_letter_topic", "metadata", "bulk"):
+                mine, theirs = getattr(route, setting), getattr(other, setting)
+                if mine != theirs:
+                    name = setting.replace("_", "-").replace("letter-t", "letter t")
+                    raise ContractError(f"{both} name different {name} settings for {on}; agree on one")
+        routes.append(route)
+
+    def add_binding(self, name: str, route: Route) -> None:
+        """Add the handler of an input binding."""
+        _add(self._bindings, name, route, f"binding {name!r}")
+
+    def add_job(self, name: str, route: JobRoute) -> None:
+        """Add the handler of a job."""
+        _add(self._jobs, name, route, f"job {name!r}")
+
+    def add_method(self, name: str, route: Route) -> None:
+        """Add the handler of a method that others invoke by its name, without a contract."""
+        _add(self._methods, name, route, f"method {name!r}")
 
     @property
-    def subscriptions(self) -> list[TopicListener]:
-        """One listener for each topic that is subscribed to."""
-        return [listener for routes in self._topics.values() for listener in _first_listener(routes)]
+    def subscriptions(self) -> list[appcallback_pb2.TopicSubscription]:
+        """What daprd is told: one subscription for each topic."""
+        return [_subscription(routes) for routes in self._topics.values()]
 
     @property
-    def bindings(self) -> list[str]:
-        """The names of the input bindings that are listened to."""
-        return list(self._bindings)
+    def topics(self) -> list[TopicRoute]:
+        """Every handler of a topic."""
+        return [route for routes in self._topics.values() for route in routes]
 
-    def topic(self, pubsub_name: str, topic: str, event_type: str) -> Route | None:
-        """Return the route of an event by its CloudEvent type, or None when no handler listens to that type."""
-        return self._topics.get((pubsub_name, topic), {}).get(event_type)
+    @property
+    def bindings(self) -> Mapping[str, Route]:
+        """The handlers of input bindings, by the component's name."""
+        return self._bindings
 
-    def binding(self, name: str) -> Route | None:
-        """Return the route of a binding's events."""
-        return self._bindings.get(name)
+    @property
+    def jobs(self) -> Mapping[str, JobRoute]:
+        """The handlers of jobs, by the job's name."""
+        return self._jobs
+
+    @property
+    def methods(self) -> Mapping[str, Route]:
+        """The handlers of methods without a contract, by name."""
+        return self._methods
+
+    def topic(self, event: EventContext, path: str) -> TopicRoute | None:
+        """Return the handler of an event, or None when nobody listens to its type.
+
+        The rule that daprd found (`path`) decides; then the CloudEvent's type; then a handler of any type. An event of a
+        publisher that names no type goes to the only handler that there is.
+        """
+        routes = self._topics.get((event.pubsub_name, event.topic), [])
+        plain = [route for route in routes if not route.match]
+        for route in routes:
+            if route.match and path == route.name:
+                return route
+        for wanted in (event.type, ""):
+            for route in plain:
+                if route.event_type == wanted:
+                    return route
+        return plain[0] if event.type == GENERIC_EVENT_TYPE and len(plain) == 1 else None
 
 
-def _first_listener(routes: dict[str, Route]) -> list[TopicListener]:
-    return [route.listener for route in list(routes.values())[:1] if isinstance(route.listener, TopicListener)]
+def contract_handler(
+    behavior: Callable[[Message, EventContext], Awaitable[object]], request: type[Message], *, raw: bool
+) -> Handler:
+    """Return a handler that decodes and validates what comes, then calls a servicer's method."""
+
+    async def handle(incoming: Incoming) -> None:
+        await behavior(decode(request, incoming, raw=raw), incoming.event)
+
+    return handle
+
+
+def _add(table: dict[str, Route] | dict[str, JobRoute], name: str, route: Route, what: str) -> None:
+    if name in table:
+        other = table[name]
+        raise ContractError(
+            f"{route.place or route.name} and {other.place or other.name} both listen to {what}; take one away"
+        )
+    table[name] = route  # type: ignore[assignment]
+
+
+def _subscription(routes: list[TopicRoute]) -> appcallback_pb2.TopicSubscription:
+    first = routes[0]
+    subscription = appcallback_pb2.TopicSubscription(
+        pubsub_name=first.pubsub_name,
+        topic=first.topic,
+        dead_letter_topic=first.dead_letter_topic,
+        metadata=first.metadata,
+    )
+    ruled = sorted((route for route in routes if route.match), key=lambda route: route.priority)
+    if ruled:
+        subscription.routes.rules.extend(
+            appcallback_pb2.TopicRule(match=route.match, path=route.name) for route in ruled
+        )
+        subscription.routes.default = DEFAULT_PATH
+    if first.bulk is not None:
+        subscription.bulk_subscribe.enabled = True
+        subscription.bulk_subscribe.max_messages_count = first.bulk.max_messages_count
+        subscription.bulk_subscribe.max_await_duration_ms = first.bulk.max_await_duration_ms
+    return subscription

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     dapr_api_token: SecretStr | None = Field(
         None, validation_alias="DAPR_API_TOKEN", description="Token that the sidecar asks of its callers."
     )
+    app_api_token: SecretStr | None = Field(
+        None, validation_alias="APP_API_TOKEN", description="Token that daprd proves itself with to this app."
+    )
     sidecar_timeout: float = Field(
         60.0,
         gt=0,

@@ -14,6 +14,7 @@ from apibase import Drop, Retry, ServiceError, SidecarUnavailable
 from apibase.app_channel import AppChannelServicer
 from apibase.observability import trace_ids
 from apibase.routes import RouteTable
+from tests.unit.app_channels import app_channel
 from tests.unit.status import refused
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ async def daprd(desk: Desk, listener: Listener, grpc_aio_stub: Any, log: Log) ->
     handlers = {name: lambda _self, request, context: listener.handle(request, context) for name in methods}
     routes = RouteTable()
     routes.add(type("Events", (desk.grpc.DeskEventsServicer,), handlers)())
-    async with grpc_aio_stub(servicer=AppChannelServicer(routes)) as stub:
+    async with grpc_aio_stub(servicer=app_channel(routes)) as stub:
         yield stub
 
 

@@ -12,11 +12,12 @@ from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 
 from apibase import Conflict, Drop, EventContext, InvalidRequest, Retry, ServiceError, SidecarUnavailable
-from apibase.app_channel import DROP, RETRY, SUCCESS, AppChannelAlphaServicer, AppChannelServicer
+from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
 from apibase.deadline import deadline
 from apibase.errors import FieldViolation
 from apibase.observability import outbound_headers, trace_ids
 from apibase.routes import RouteTable
+from tests.unit.app_channels import app_channel
 from tests.unit.fake_dapr import eventually
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from tests.unit.conftest import Desk, Log
 
+SUCCESS, RETRY, DROP = (
+    appcallback_pb2.TopicEventResponse.TopicEventResponseStatus.Value(name) for name in ("SUCCESS", "RETRY", "DROP")
+)
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PUBLISHER = f"00-{TRACE}-00000000000000aa-01"
 DELIVERY = f"00-{TRACE}-00000000000000bb-01"
@@ -71,7 +75,7 @@ async def channel(desk: Desk, listener: Listener, grpc_aio_stub: Any, log: Log) 
     handlers = {name: lambda _self, request, context: listener.handle(request, context) for name in methods}
     routes = RouteTable()
     routes.add(type("Events", (desk.grpc.DeskEventsServicer,), handlers)())
-    async with grpc_aio_stub(servicer=AppChannelServicer(routes)) as opened:
+    async with grpc_aio_stub(servicer=app_channel(routes)) as opened:
         yield opened
 
 

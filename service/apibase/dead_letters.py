@@ -1,0 +1,87 @@
+"""Events that can't be handled, published to their dead-letter topic by the chassis itself: daprd's own dead letter has no reason.
+
+A dead letter is the event again, with the same id, and with these CloudEvent extensions: `dlreason` (what was wrong),
+`dlcode` (a constant), `dlhandler` (the method), `dlpubsub` and `dltopic` (where it came from). Fields that the contract
+marks `debug_redact` are empty in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from google.protobuf import json_format
+
+from apibase.clients._transport import sidecar_call
+from apibase.decoding import decode
+from apibase.errors import Drop, InvalidRequest
+from apibase.observability.redaction import redacted, redacted_json
+
+if TYPE_CHECKING:
+    from apibase.clients import Sidecar
+    from apibase.routes import Incoming, TopicRoute
+
+REASON, CODE, HANDLER, PUBSUB, TOPIC = "dlreason", "dlcode", "dlhandler", "dlpubsub", "dltopic"
+_REASON_LENGTH = 1000
+_CLOUD_EVENT = "application/cloudevents+json"
+# Attributes that daprd sets anew on what is published.
+_NOT_KEPT = frozenset({"topic", "pubsubname", "traceid"})
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Why an event can't be handled."""
+
+    code: str
+    reason: str
+
+
+class DeadLetters:
+    """Publishes dead letters through the sidecar."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
+
+    async def publish(self, route: TopicRoute, incoming: Incoming, death: Death) -> None:
+        """Publish the dead letter of an event; returning means that the broker has it. Raises `SidecarError`."""
+        event = incoming.event
+        envelope = {
+            **{key: value for key, value in event.extensions.items() if key not in _NOT_KEPT},
+            "specversion": "1.0",
+            "id": event.id,
+            "source": event.source or "unknown",
+            "type": event.type or "unknown",
+            REASON: death.reason[:_REASON_LENGTH],
+            CODE: death.code,
+            HANDLER: route.name,
+            PUBSUB: event.pubsub_name,
+            TOPIC: event.topic,
+            **_data(route, incoming),
+        }
+        await sidecar_call(
+            self._sidecar.client.publish_event(
+                event.pubsub_name, route.dead_letter_topic, json.dumps(envelope), data_content_type=_CLOUD_EVENT
+            ),
+            component=event.pubsub_name,
+        )
+
+
+def _data(route: TopicRoute, incoming: Incoming) -> dict[str, object]:
+    """Return the members of the envelope that hold the event's data, redacted."""
+    kind = incoming.event.content_type or "application/octet-stream"
+    if route.request is not None:
+        try:
+            message = redacted(decode(route.request, incoming, raw=not route.event_type))
+        except (Drop, InvalidRequest):
+            pass  # It can't be read as what it should be; what its bytes look like decides.
+        else:
+            return {"datacontenttype": "application/json", "data": json_format.MessageToDict(message)}
+    try:
+        value = json.loads(incoming.data)
+    except ValueError:
+        return {"datacontenttype": kind, "data_base64": base64.b64encode(incoming.data).decode()}
+    if route.request is not None:
+        value = redacted_json(value, route.request)
+    return {"datacontenttype": "application/json", "data": value}

@@ -1,0 +1,65 @@
+"""`OnInvoke`: methods without a contract, called by their name."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from dapr.proto import common_v1
+from loguru import logger
+
+from apibase.delivery import call
+from apibase.errors import ServiceError
+from apibase.events import EventContext
+from apibase.failures import tell
+from apibase.routes import Incoming
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dapr.proto.common.v1 import common_pb2
+
+    from apibase.routes import Route
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Invocations:
+    """Answers calls of methods from the route table."""
+
+    def __init__(self, methods: Mapping[str, Route]) -> None:
+        self._methods = methods
+
+    async def answer(self, request: common_pb2.InvokeRequest, context: Context) -> common_pb2.InvokeResponse:
+        """Call the method that the request names and return its answer. Raises what the caller is told, as `ServiceError`."""
+        started = time.perf_counter()
+        route = self._methods.get(request.method)
+        if route is None:
+            raise ServiceError(
+                grpc.StatusCode.UNIMPLEMENTED, "NO_SUCH_METHOD", f"this app has no method {request.method!r}"
+            )
+        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        event = EventContext(
+            kind="method",
+            source=headers.get("dapr-caller-app-id", ""),
+            content_type=request.content_type,
+            headers=headers,
+        )
+        code = grpc.StatusCode.CANCELLED
+        try:
+            outcome = await call(route, Incoming(event, request.data.value, request), context.time_remaining())
+            told = tell(route.name, outcome.error) if outcome.error is not None else None
+            code = told.code if told else grpc.StatusCode.OK
+        finally:
+            logger.bind(
+                logger="apibase.call",
+                method=request.method,
+                code=code.name,
+                caller=event.source,
+                duration_ms=round((time.perf_counter() - started) * 1000, 3),
+            ).info("{} {}", request.method, code.name)
+        if told is not None:
+            raise told
+        answer = outcome.answer
+        return answer if isinstance(answer, common_v1.InvokeResponse) else common_v1.InvokeResponse()

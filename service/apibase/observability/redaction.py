@@ -1,0 +1,67 @@
+"""What must not leave in the clear: fields that a contract marks `debug_redact`."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+M = TypeVar("M", bound=Message)
+
+
+def redacted(message: M) -> M:
+    """Return a copy of `message` whose marked fields are empty, in messages within it too."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    _clear(copy)
+    return copy
+
+
+def redacted_json(value: object, kind: type[Message]) -> object:
+    """Return JSON without the members that a message of `kind`, or one within it, marks.
+
+    For data that could not be read as such a message: members count by name, wherever they stand.
+    """
+    names = _marked_names(kind.DESCRIPTOR)
+    match value:
+        case dict():
+            return {key: redacted_json(member, kind) for key, member in value.items() if key not in names}
+        case list():
+            return [redacted_json(member, kind) for member in value]
+        case _:
+            return value
+
+
+def _clear(message: Message) -> None:
+    for field, value in message.ListFields():
+        if field.GetOptions().debug_redact:
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for within in _messages(value):
+                _clear(within)
+
+
+def _messages(value: Any) -> list[Message]:  # noqa: ANN401 - a field's value has many types
+    if isinstance(value, Message):
+        return [value]
+    members = value.values() if hasattr(value, "values") else value
+    return [member for member in members if isinstance(member, Message)]
+
+
+@cache
+def _marked_names(kind: Any) -> frozenset[str]:  # noqa: ANN401 - generated and native descriptors share no type
+    names: set[str] = set()
+    seen: set[str] = set()
+    left = [kind]
+    while left:
+        current = left.pop()
+        if current.full_name in seen:
+            continue
+        seen.add(current.full_name)
+        for field in current.fields:
+            if field.GetOptions().debug_redact:
+                names |= {field.name, field.json_name}
+            if field.message_type is not None:
+                left.append(field.message_type)
+    return frozenset(names)

@@ -1,0 +1,46 @@
+"""Lines of a contract's elements, from the descriptor set that the generator writes beside the code."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import FileDescriptor
+
+DESCRIPTORS = "descriptors.binpb"
+# Field numbers of FileDescriptorProto and ServiceDescriptorProto, of which a position's path is made.
+_MESSAGE, _SERVICE, _METHOD = 4, 6, 2
+
+
+def line_of(file: FileDescriptor, full_name: str) -> int:
+    """Return the line, from 1, that a message, service or method of `file` is declared on; 0 where nobody knows."""
+    return _lines(file.name).get(full_name, 0)
+
+
+@cache
+def _lines(contract: str) -> dict[str, int]:
+    module = importlib.import_module(contract.removesuffix(".proto").replace("/", ".").replace("-", "_") + "_pb2")
+    source = Path(module.__file__ or "")
+    root = source.parents[contract.count("/")]
+    try:
+        descriptors = FileDescriptorSet.FromString((root / DESCRIPTORS).read_bytes())
+    except OSError:
+        return {}
+    return next((_lines_in(file) for file in descriptors.file if file.name == contract), {})
+
+
+def _lines_in(file: FileDescriptorProto) -> dict[str, int]:
+    lines = {tuple(place.path): place.span[0] + 1 for place in file.source_code_info.location}
+    names: dict[tuple[int, ...], str] = {
+        (_MESSAGE, index): f"{file.package}.{message.name}" for index, message in enumerate(file.message_type)
+    }
+    for index, service in enumerate(file.service):
+        names[_SERVICE, index] = f"{file.package}.{service.name}"
+        for number, method in enumerate(service.method):
+            names[_SERVICE, index, _METHOD, number] = f"{file.package}.{service.name}.{method.name}"
+    return {name: lines[path] for path, name in names.items() if path in lines}
