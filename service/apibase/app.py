@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import grpc
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
@@ -16,13 +16,16 @@ from loguru import logger
 from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
 from apibase.app_token import AppToken
 from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateManager
+from apibase.components import check_components
 from apibase.contract import ContractError, servicer_contract
 from apibase.dead_letters import DeadLetters
+from apibase.decorators import Decorators, ServerOptions
 from apibase.delivery import TopicDelivery
 from apibase.errors import SidecarError
 from apibase.health import AppHealthServicer, Health, HealthServicer
 from apibase.inbound import rpc_handlers
 from apibase.invocation import Invocations
+from apibase.jobs import JobRegistrar
 from apibase.observability import configure_logging
 from apibase.routes import RouteTable
 from apibase.settings import Settings
@@ -33,22 +36,39 @@ if TYPE_CHECKING:
 _CALLBACK = appcallback_pb2.DESCRIPTOR.services_by_name
 
 
-class App:
+class App(Decorators):
     """A service beside its sidecar.
 
     Add servicers (of rpcs or of listeners: the contract tells which), then `run()`. The app channel listens at once, but
     health says NOT_SERVING until the sidecar answers; SIGTERM or SIGINT drains: health down, calls in flight finish within
     the setting `drain_timeout`, the connection to the sidecar closes, exit 0.
+
+    Handlers without a contract are registered by the decorators of the SDK's `dapr.ext.grpc.App`, whose constructor's
+    arguments it takes too: `max_grpc_message_length` (bytes; the setting `max_message_bytes`) and gRPC's own for a server.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+    def __init__(
+        self,
+        settings: Settings | int | None = None,
+        *,
+        max_grpc_message_length: int | None = None,
+        **server_options: Unpack[ServerOptions],
+    ) -> None:
+        if isinstance(settings, int):  # where the SDK has it
+            settings, max_grpc_message_length = None, settings
+        unknown = server_options.keys() - ServerOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"App takes no {', '.join(sorted(unknown))}")
+        routes = RouteTable()
+        super().__init__(routes, server_options.get("thread_pool"))
+        self.settings = _changed(settings or Settings(), max_message_bytes=max_grpc_message_length)
         self.sidecar = Sidecar(self.settings)
         self.health = Health()
         self.port = 0
-        self._routes = RouteTable()
+        self._server_options = server_options
         self._services: list[tuple[ServiceDescriptor, object]] = []
         self._server: grpc.aio.Server | None = None
+        self._registering: asyncio.Task[None] | None = None
 
     @property
     def invocation(self) -> ServiceInvocationClient:
@@ -70,30 +90,41 @@ class App:
         Raises `ContractError` for a class that implements no contract, and for contradictions.
         """
         service = servicer_contract(servicer)
-        if any(known.full_name == service.full_name for known, _ in self._services):
-            message = f"{service.full_name} is served twice; add one implementation of it"
-            raise ContractError(message)
         if self._routes.add(servicer) == 0:
+            self._external.claim(service.full_name)
             self._services.append((service, servicer))
 
-    async def start(self) -> None:
-        """Listen on the app channel, wait for the sidecar, then be ready. Raises `SidecarError` when it does not come."""
+    async def start(self, app_port: int | None = None, listen_address: str | None = None) -> None:
+        """Listen on the app channel, wait for the sidecar, then be ready. Raises `SidecarError` when it does not come.
+
+        Port and address win over the settings'; port 0 picks a free one, which `port` says.
+        """
+        self.settings = _changed(self.settings, app_port=app_port, app_host=listen_address)
         await self._listen()
-        await self.sidecar.wait_ready(self.settings.sidecar_timeout)
+        check_components(self._routes, await self.sidecar.wait_ready(self.settings.sidecar_timeout))
         self.health.set_ready()
+        self._registering = asyncio.create_task(JobRegistrar(self.sidecar, self._routes.jobs).run())
         logger.info("{} is ready", self.settings.app_id)
 
     async def _listen(self) -> None:
-        options = [
-            ("grpc.max_send_message_length", self.settings.max_message_bytes),
-            ("grpc.max_receive_message_length", self.settings.max_message_bytes),
+        options = {
+            "grpc.max_send_message_length": self.settings.max_message_bytes,
+            "grpc.max_receive_message_length": self.settings.max_message_bytes,
             # Two processes on one port would share its calls unseen.
-            ("grpc.so_reuseport", 0),
-        ]
-        server = grpc.aio.server(options=options)
+            "grpc.so_reuseport": 0,
+            **dict(self._server_options.get("options", ())),
+        }
+        server = grpc.aio.server(
+            self._thread_pool,
+            interceptors=self._server_options.get("interceptors"),
+            options=list(options.items()),
+            maximum_concurrent_rpcs=self._server_options.get("maximum_concurrent_rpcs"),
+            compression=self._server_options.get("compression"),
+        )
         token = AppToken(self.settings.app_api_token)
         for service, servicer in self._services:
             server.add_generic_rpc_handlers((rpc_handlers(service, servicer, token),))
+        server.add_generic_rpc_handlers(self._external.behind(token))
         channel = AppChannelServicer(
             self._routes, TopicDelivery(DeadLetters(self.sidecar)), Invocations(self._routes.methods), token
         )
@@ -101,7 +132,7 @@ class App:
         appcallback_pb2_grpc.add_AppCallbackAlphaServicer_to_server(AppChannelAlphaServicer(channel), server)  # type: ignore[no-untyped-call]
         appcallback_pb2_grpc.add_AppCallbackHealthCheckServicer_to_server(AppHealthServicer(self.health), server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), server)
-        names = tuple(service.full_name for service, _ in self._services)
+        names = self._external.names
         self.health.declare(names)
         if self.settings.reflection:
             reflection.enable_server_reflection(
@@ -127,18 +158,25 @@ class App:
             topics=[f"{each.pubsub_name}/{each.topic}" for each in self._routes.subscriptions],
             bindings=list(self._routes.bindings),
             jobs=list(self._routes.jobs),
+            methods=list(self._routes.methods),
         ).info("{} listens on {}:{}", self.settings.app_id, self.settings.app_host, self.port)
 
     async def stop(self) -> None:
         """Drain and close; safe to call at any point of the start."""
         self.health.set_draining()
+        if self._registering is not None:
+            self._registering.cancel()
+            await asyncio.gather(self._registering, return_exceptions=True)
         if self._server is not None:
             await self._server.stop(self.settings.drain_timeout)
             self._server = None
         await self.sidecar.close()
 
     async def serve(self) -> int:
-        """Start, run until SIGTERM or SIGINT, drain; return the exit code: 0, or 1 when the start failed."""
+        """Start, run until SIGTERM or SIGINT, drain.
+
+        Returns the exit code: 0; 1 when the start failed; 2 when the sidecar lacks a component that a contract names.
+        """
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         received: list[signal.Signals] = []
@@ -159,6 +197,9 @@ class App:
         except (SidecarError, OSError) as error:
             logger.error("{} could not start: {}", self.settings.app_id, error)
             return 1
+        except ContractError as error:
+            logger.error("{} could not start: wrong contract: {}", self.settings.app_id, error)
+            return 2
         finally:
             starting.cancel()
             waiting.cancel()
@@ -175,11 +216,20 @@ class App:
             await logger.complete()
         return 0
 
-    def run(self) -> None:
-        """Set logging up, serve until a signal ends it, and exit the process with its code."""
+    def run(self, app_port: int | None = None, listen_address: str | None = None) -> None:
+        """Set logging up, serve until a signal ends it, and exit the process with its code.
+
+        Port and address win over the settings'.
+        """
+        self.settings = _changed(self.settings, app_port=app_port, app_host=listen_address)
         configure_logging(self.settings)
         if sys.platform == "win32":
             sys.exit(asyncio.run(self.serve()))
         import uvloop  # noqa: PLC0415 - only where it is needed
 
         sys.exit(uvloop.run(self.serve()))
+
+
+def _changed(settings: Settings, **given: object) -> Settings:
+    """Return settings in which the arguments that are not None win."""
+    return settings.model_copy(update={key: value for key, value in given.items() if value is not None})

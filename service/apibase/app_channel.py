@@ -6,6 +6,7 @@ What an outcome means to daprd is in `delivery`.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -14,7 +15,7 @@ from google.protobuf import json_format
 from grpc_status import rpc_status
 from loguru import logger
 
-from apibase.app_token import TOKEN_HEADER
+from apibase.app_token import TOKEN_HEADER, headers_without_token
 from apibase.delivery import deliver_directly
 from apibase.errors import ServiceError, to_status
 from apibase.events import EventContext
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dapr.proto.common.v1 import common_pb2
+    from google.protobuf import struct_pb2
     from google.protobuf.empty_pb2 import Empty
     from google.protobuf.message import Message
 
@@ -74,7 +76,7 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         """Handle one event and give the verdict."""
         headers = await self._admit(context)
         event = _topic_event(request, request.pubsub_name, request.topic, headers)
-        incoming = Incoming(event, request.data, request)
+        incoming = Incoming(event, request.data, request, headers_without_token(context))
         return appcallback_pb2.TopicEventResponse(status=await self._deliver(incoming, request.path, context))
 
     async def OnBulkTopicEvent(
@@ -82,11 +84,12 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
     ) -> appcallback_pb2.TopicEventBulkResponse:
         """Handle a batch concurrently, with a verdict for each entry: a missing one would count as RETRY."""
         headers = await self._admit(context)
+        all_headers = headers_without_token(context)
 
         async def status(
             entry: appcallback_pb2.TopicEventBulkRequestEntry,
         ) -> appcallback_pb2.TopicEventBulkResponseEntry:
-            incoming = _bulk_entry(entry, request, headers)
+            incoming = replace(_bulk_entry(entry, request, headers), headers=all_headers)
             verdict = await self._deliver(incoming, request.path, context)
             return appcallback_pb2.TopicEventBulkResponseEntry(entry_id=entry.entry_id, status=verdict)
 
@@ -99,7 +102,7 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         headers = await self._admit(context)
         event = EventContext(kind="binding", source=request.name, metadata=dict(request.metadata), headers=headers)
         route = self._routes.bindings.get(request.name)
-        await self._handle(route, Incoming(event, request.data, request), context)
+        await self._handle(route, Incoming(event, request.data, request, headers_without_token(context)), context)
         return appcallback_pb2.BindingEventResponse()
 
     async def OnJobEvent(
@@ -109,7 +112,7 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         headers = await self._admit(context)
         event = EventContext(kind="job", source=request.name, content_type=request.content_type, headers=headers)
         route = self._routes.jobs.get(request.name)
-        await self._handle(route, Incoming(event, request.data.value, request), context)
+        await self._handle(route, Incoming(event, request.data.value, request, headers_without_token(context)), context)
         return appcallback_pb2.JobEventResponse()
 
     async def _admit(self, context: Context) -> Mapping[str, str]:
@@ -126,6 +129,13 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         event = incoming.event
         with call_context(_carrier(event)):
             route = self._routes.topic(event, path)
+            if route is None and not event.type:
+                logger.bind(event_id=event.id).warning(
+                    "an event on topic {!r} of {!r} has no type, so no handler can be told; dropped",
+                    event.topic,
+                    event.pubsub_name,
+                )
+                return _Verdict.Value("DROP")
             if route is None:
                 logger.bind(event_id=event.id).debug(
                     "no handler listens to {} on topic {!r} of {!r}; acknowledged",
@@ -147,7 +157,7 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
             else:
                 failure = await deliver_directly(route, incoming, context.time_remaining())
             if failure is not None:
-                await _abort(context, failure)
+                await _abort(context, failure, domain=route.domain if route else _DOMAIN)
 
 
 class AppChannelAlphaServicer(appcallback_pb2_grpc.AppCallbackAlphaServicer):
@@ -169,8 +179,8 @@ class AppChannelAlphaServicer(appcallback_pb2_grpc.AppCallbackAlphaServicer):
         return await self._stable.OnJobEvent(request, context)
 
 
-async def _abort(context: Context, error: ServiceError) -> NoReturn:
-    status = rpc_status.to_status(to_status(error, domain=_DOMAIN))
+async def _abort(context: Context, error: ServiceError, *, domain: str = _DOMAIN) -> NoReturn:
+    status = rpc_status.to_status(to_status(error, domain=domain))
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError  # unreachable: abort raises
 
@@ -190,10 +200,18 @@ def _topic_event(
         pubsub_name=pubsub_name,
         topic=topic,
         content_type=request.data_content_type,
-        extensions=json_format.MessageToDict(request.extensions),
+        extensions={key: _plain(value) for key, value in request.extensions.fields.items()},
         metadata=dict(metadata or {}),
         headers=headers,
     )
+
+
+def _plain(value: struct_pb2.Value) -> object:
+    """Return an extension's value as JSON has it; one that holds a number which JSON doesn't have, as text."""
+    try:
+        return json_format.MessageToDict(value)
+    except (json_format.Error, ValueError):
+        return str(value).strip()
 
 
 def _bulk_entry(

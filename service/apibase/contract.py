@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 LISTENER_OPTIONS = (annotations_pb2.topic, annotations_pb2.binding, annotations_pb2.job)
 
 
-class ContractError(RuntimeError):
-    """The contract contradicts itself or the code; the message names the contract's file, line, element and remedy."""
+_NOTHING = "google.protobuf.Empty"
+
+
+class ContractError(RuntimeError, ValueError):
+    """The contract contradicts itself or the code; the message names the contract's file, line, element and remedy.
+
+    A `ValueError` too, which is what the SDK raises where two handlers claim one name.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,10 @@ def _listener(method: MethodDescriptor) -> Listener | None:
         raise ContractError(
             f"{where(method)} is a listener and streams; Dapr delivers one event a call, so take `stream` away"
         )
+    if method.output_type.full_name != _NOTHING:
+        raise ContractError(
+            f"{where(method)} is a listener and returns {method.output_type.full_name}; let it return {_NOTHING}"
+        )
     if options.HasExtension(annotations_pb2.binding):
         binding = options.Extensions[annotations_pb2.binding]
         _require(method, "binding", name=binding.name)
@@ -150,6 +160,8 @@ def _job(method: MethodDescriptor, job: annotations_pb2.Job) -> JobListener:
         raise ContractError(
             f"{where(method)}: option (dapr_contract.v1.job) has neither schedule nor due_time; give it one"
         )
+    if method.input_type.full_name != _NOTHING:
+        raise ContractError(f"{where(method)} is a job and takes {method.input_type.full_name}; let it take {_NOTHING}")
     return JobListener(method, job.name or method.full_name, job)
 
 

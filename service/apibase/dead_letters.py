@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 
 from apibase.clients._transport import sidecar_call
-from apibase.decoding import decode
-from apibase.errors import Drop, InvalidRequest
+from apibase.decoding import read
+from apibase.errors import Drop
 from apibase.observability.redaction import redacted, redacted_json
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from apibase.clients import Sidecar
     from apibase.routes import Incoming, TopicRoute
 
 REASON, CODE, HANDLER, PUBSUB, TOPIC = "dlreason", "dlcode", "dlhandler", "dlpubsub", "dltopic"
 _REASON_LENGTH = 1000
 _CLOUD_EVENT = "application/cloudevents+json"
-# Attributes that daprd sets anew on what is published.
-_NOT_KEPT = frozenset({"topic", "pubsubname", "traceid"})
+# Attributes that daprd sets anew on what is published, and those that only the data itself may set.
+_NOT_KEPT = frozenset({"topic", "pubsubname", "traceid", "data", "data_base64"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +77,31 @@ def _data(route: TopicRoute, incoming: Incoming) -> dict[str, object]:
     kind = incoming.event.content_type or "application/octet-stream"
     if route.request is not None:
         try:
-            message = redacted(decode(route.request, incoming, raw=not route.event_type))
-        except (Drop, InvalidRequest):
+            return _message(redacted(read(route.request, incoming, raw=not route.event_type)))
+        except Drop:
             pass  # It can't be read as what it should be; what its bytes look like decides.
-        else:
-            return {"datacontenttype": "application/json", "data": json_format.MessageToDict(message)}
     try:
-        value = json.loads(incoming.data)
-    except ValueError:
-        return {"datacontenttype": kind, "data_base64": base64.b64encode(incoming.data).decode()}
-    if route.request is not None:
-        value = redacted_json(value, route.request)
-    return {"datacontenttype": "application/json", "data": value}
+        value = json.loads(incoming.data.decode(), parse_constant=str, parse_float=_finite)
+        members = {"data": value if route.request is None else redacted_json(value, route.request)}
+        json.dumps(members)  # What is nested as deep as can be read may be too deep to write.
+    except (ValueError, RecursionError):
+        return {"datacontenttype": kind, **_base64(incoming.data)}
+    return {"datacontenttype": "application/json", **members}
+
+
+def _message(message: Message) -> dict[str, object]:
+    try:
+        return {"datacontenttype": "application/json", "data": json_format.MessageToDict(message)}
+    except (json_format.Error, DecodeError, TypeError, ValueError):
+        # JSON can't say it: a time beyond the year 9999, an infinite number, an unknown Any.
+        return {"datacontenttype": "application/octet-stream", **_base64(message.SerializeToString())}
+
+
+def _base64(data: bytes) -> dict[str, object]:
+    return {"data_base64": base64.b64encode(data).decode()}
+
+
+def _finite(text: str) -> float | str:
+    """Return a JSON number that can be written as one again; 1e999 can't."""
+    number = float(text)
+    return number if math.isfinite(number) else text

@@ -9,7 +9,8 @@
 | any other exception | RETRY | INTERNAL |
 
 A dead letter is published by the chassis (see `dead_letters`); then the event is acknowledged, and if that publishing
-fails it is RETRY. Without a dead-letter topic the event is logged and dropped. UNIMPLEMENTED never leaves for an event: daprd would
+fails it is RETRY. Without a dead-letter topic the event is logged and dropped. An event
+that names no type, where no handler can be told, is DROP: daprd buries that one. UNIMPLEMENTED never leaves for an event: daprd would
 acknowledge and lose it.
 """
 
@@ -113,8 +114,8 @@ class TopicDelivery:
             return "DROP", reason
         try:
             await self._dead_letters.publish(route, incoming, outcome.death)
-        except SidecarError as error:
-            return "RETRY", f"{reason}; its dead letter could not be published: {error}"
+        except Exception as error:  # noqa: BLE001 - whatever it is, daprd is told RETRY
+            return "RETRY", f"{reason}; its dead letter could not be published: {_why(route, error)}"
         return "SUCCESS", f"dead letter on {route.dead_letter_topic}: {reason}"
 
 

@@ -149,7 +149,7 @@ def to_status(error: ServiceError, *, domain: str) -> status_pb2.Status:
     """Return the `google.rpc.Status` of an error. `domain` is the `ErrorInfo`'s: the proto package of the service.
 
     A status travels in HTTP/2 headers, which peers limit (gRPC to 8 KiB by default, and kills the call beyond): the
-    message is cut at 1,000 characters, and a `BadRequest` carries the violations that fit into 4,000 bytes.
+    message is cut at 1,000 bytes as gRPC writes it, and a `BadRequest` carries the violations that fit into 4,000 bytes.
     """
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=error.metadata),
@@ -161,8 +161,18 @@ def to_status(error: ServiceError, *, domain: str) -> status_pb2.Status:
         any_message = AnyMessage()
         any_message.Pack(detail)
         packed.append(any_message)
-    message = error.message if len(error.message) <= _MESSAGE_LENGTH else f"{error.message[: _MESSAGE_LENGTH - 1]}…"
-    return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=message, details=packed)
+    return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=_cut(error.message), details=packed)
+
+
+def _cut(message: str) -> str:
+    """Return as much of a message as takes 1,000 bytes of a header, where any but ASCII is written as %XX."""
+    message = message.encode(errors="replace").decode()
+    size = 0
+    for index, character in enumerate(message):
+        size += 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if size > _MESSAGE_LENGTH:
+            return f"{message[: index - 1]}…"
+    return message
 
 
 def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:

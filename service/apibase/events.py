@@ -27,9 +27,20 @@ class KafkaCoordinates:
             partition, offset = int(metadata["__partition"]), int(metadata["__offset"])
         except (KeyError, ValueError):
             return None
-        stamp = metadata.get("__timestamp", "")
-        timestamp = datetime.fromtimestamp(int(stamp) / 1000, UTC) if stamp.isdigit() else None
-        return cls(metadata.get("__topic", ""), partition, offset, timestamp, metadata.get("__key"))
+        return cls(
+            metadata.get("__topic", ""),
+            partition,
+            offset,
+            _time(metadata.get("__timestamp", "")),
+            metadata.get("__key"),
+        )
+
+
+def _time(milliseconds: str) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # no number, or a year that no calendar has
+        return None
 
 
 @dataclass(frozen=True, slots=True)

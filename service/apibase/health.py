@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from loguru import logger
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
     from google.protobuf.empty_pb2 import Empty
@@ -19,25 +20,31 @@ if TYPE_CHECKING:
 
 _Status = health_pb2.HealthCheckResponse
 _DRAINING = "draining"
+_UNWELL = "the app's own health check fails"
 
 
 class Health:
-    """Whether this app takes work, and if not, why: `starting`, then ready, then `draining`, which is the end."""
+    """Whether this app takes work, and if not, why: `starting`, then ready, then `draining`, which is the end.
+
+    While it would be ready, a check of the app's own may say otherwise.
+    """
 
     def __init__(self) -> None:
         self._not_ready = "starting"
+        self._unwell = ""
+        self._check: Callable[[], Awaitable[object]] | None = None
         self._services: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
 
     @property
     def ready(self) -> bool:
         """Whether the app takes work."""
-        return not self._not_ready
+        return not self.reason
 
     @property
     def reason(self) -> str:
         """Why the app takes no work; empty when it does."""
-        return self._not_ready
+        return self._not_ready or self._unwell
 
     @property
     def draining(self) -> bool:
@@ -58,6 +65,28 @@ class Health:
         """Take no work from now on: daprd stops subscriptions and bindings, Kubernetes takes the pod out of rotation."""
         self._not_ready = _DRAINING
         self._tell()
+
+    def set_check(self, check: Callable[[], Awaitable[object]]) -> None:
+        """Have every probe ask the app itself: an exception says that it takes no work."""
+        self._check = check
+
+    async def probe(self) -> None:
+        """Ask the app's own check; what it says holds until it is asked again."""
+        if self._check is None or self._not_ready:
+            return
+        try:
+            await self._check()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it says "not well"
+            if not self._unwell:
+                logger.opt(exception=error).warning("the app's own health check fails: {}", type(error).__name__)
+            unwell = _UNWELL
+        else:
+            if self._unwell:
+                logger.info("the app's own health check passes again")
+            unwell = ""
+        if unwell != self._unwell:
+            self._unwell = unwell
+            self._tell()
 
     def status(self, service: str) -> int | None:
         """Return the status of a service as `grpc.health.v1` names it; None for one that the app does not serve."""
@@ -87,6 +116,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # i
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         """Tell the status of one service now."""
+        await self._model.probe()
         status = self._model.status(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{request.service!r} is not served here")
@@ -115,6 +145,7 @@ class AppHealthServicer(appcallback_pb2_grpc.AppCallbackHealthCheckServicer):
 
     async def HealthCheck(self, request: Empty, context: Context) -> appcallback_pb2.HealthCheckResponse:
         """Answer one probe."""
+        await self._model.probe()
         if not self._model.ready:
             logger.debug("told the sidecar's health probe: {}", self._model.reason)
             await context.abort(grpc.StatusCode.UNAVAILABLE, self._model.reason)

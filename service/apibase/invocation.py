@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from dapr.proto import common_v1
 from loguru import logger
 
+from apibase.app_token import headers_without_token
 from apibase.delivery import call
 from apibase.errors import ServiceError
 from apibase.events import EventContext
@@ -20,9 +22,17 @@ if TYPE_CHECKING:
 
     from dapr.proto.common.v1 import common_pb2
 
-    from apibase.routes import Route
+    from apibase.routes import Headers, Route
 
     Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a method's handler answers; any other answer is an empty one."""
+
+    response: common_pb2.InvokeResponse
+    headers: Headers = ()
 
 
 class Invocations:
@@ -39,7 +49,8 @@ class Invocations:
             raise ServiceError(
                 grpc.StatusCode.UNIMPLEMENTED, "NO_SUCH_METHOD", f"this app has no method {request.method!r}"
             )
-        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        all_headers = headers_without_token(context)
+        headers = {key: value for key, value in all_headers if isinstance(value, str)}
         event = EventContext(
             kind="method",
             source=headers.get("dapr-caller-app-id", ""),
@@ -48,7 +59,8 @@ class Invocations:
         )
         code = grpc.StatusCode.CANCELLED
         try:
-            outcome = await call(route, Incoming(event, request.data.value, request), context.time_remaining())
+            incoming = Incoming(event, request.data.value, request, all_headers)
+            outcome = await call(route, incoming, context.time_remaining())
             told = tell(route.name, outcome.error) if outcome.error is not None else None
             code = told.code if told else grpc.StatusCode.OK
         finally:
@@ -62,4 +74,8 @@ class Invocations:
         if told is not None:
             raise told
         answer = outcome.answer
-        return answer if isinstance(answer, common_v1.InvokeResponse) else common_v1.InvokeResponse()
+        if not isinstance(answer, Answer):
+            return common_v1.InvokeResponse()
+        if answer.headers:
+            await context.send_initial_metadata(answer.headers)
+        return answer.response

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.message import DecodeError
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import FileDescriptor
@@ -24,23 +25,23 @@ def line_of(file: FileDescriptor, full_name: str) -> int:
 
 @cache
 def _lines(contract: str) -> dict[str, int]:
-    module = importlib.import_module(contract.removesuffix(".proto").replace("/", ".").replace("-", "_") + "_pb2")
-    source = Path(module.__file__ or "")
-    root = source.parents[contract.count("/")]
     try:
+        module = importlib.import_module(contract.removesuffix(".proto").replace("/", ".").replace("-", "_") + "_pb2")
+        root = Path(module.__file__ or "").parents[contract.count("/")]
         descriptors = FileDescriptorSet.FromString((root / DESCRIPTORS).read_bytes())
-    except OSError:
+    except (ImportError, LookupError, OSError, DecodeError):
         return {}
     return next((_lines_in(file) for file in descriptors.file if file.name == contract), {})
 
 
 def _lines_in(file: FileDescriptorProto) -> dict[str, int]:
     lines = {tuple(place.path): place.span[0] + 1 for place in file.source_code_info.location}
+    prefix = f"{file.package}." if file.package else ""
     names: dict[tuple[int, ...], str] = {
-        (_MESSAGE, index): f"{file.package}.{message.name}" for index, message in enumerate(file.message_type)
+        (_MESSAGE, index): f"{prefix}{message.name}" for index, message in enumerate(file.message_type)
     }
     for index, service in enumerate(file.service):
-        names[_SERVICE, index] = f"{file.package}.{service.name}"
+        names[_SERVICE, index] = f"{prefix}{service.name}"
         for number, method in enumerate(service.method):
-            names[_SERVICE, index, _METHOD, number] = f"{file.package}.{service.name}.{method.name}"
+            names[_SERVICE, index, _METHOD, number] = f"{prefix}{service.name}.{method.name}"
     return {name: lines[path] for path, name in names.items() if path in lines}

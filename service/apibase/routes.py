@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dapr.proto.runtime.v1 import appcallback_pb2
@@ -21,6 +21,7 @@ from apibase.contract import (
     where,
 )
 from apibase.decoding import decode
+from apibase.match_guard import guarded
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -30,11 +31,14 @@ if TYPE_CHECKING:
     from apibase.events import EventContext
     from dapr_contract.v1 import annotations_pb2
 
-DEFAULT_PATH = "default"
-"""The route that daprd is told for events that match no rule; it would drop them without one."""
+DEFAULT_PATH = "(default)"
+"""The route that daprd is told for events that match no rule; it would drop them without one. No handler has such a name."""
 
 GENERIC_EVENT_TYPE = "com.dapr.event.sent"
 """The CloudEvent type that daprd gives to events of publishers that name none."""
+
+
+Headers = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class Incoming:
     event: EventContext
     data: bytes
     request: Message
+    headers: Headers = ()
+    """The headers of daprd's call as they came, binary and repeated ones too, but without the app's token."""
 
 
 Handler = Callable[[Incoming], Awaitable[object]]
@@ -58,6 +64,8 @@ class Route:
     place: str = ""
     request: type[Message] | None = None
     """The contract's message; None for a handler that takes what comes."""
+    domain: str = "apibase"
+    """The proto package that the reasons of the handler's errors belong to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +78,17 @@ class TopicRoute(Route):
     """The CloudEvent type that it takes; empty for any."""
     match: str = ""
     priority: int = 0
+    any_topic: bool = False
+    """Whether `topic` is a pattern, so that events come with other topics than that."""
     dead_letter_topic: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     bulk: annotations_pb2.Bulk | None = None
     deduplicate_for: timedelta | None = None
     deduplicate_by: str = ""
+
+
+_OF_ALL = ("dead_letter_topic", "metadata", "bulk")
+"""What is said of a subscription, so of all its handlers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +125,7 @@ class RouteTable:
     def _add_listener(self, listener: Listener, servicer: object) -> None:
         method = listener.method
         request = request_class(method)
-        name, place = method.full_name, where(method)
+        name, place, domain = method.full_name, where(method), method.containing_service.file.package
         raw = isinstance(listener, TopicListener) and listener.options.raw_payload
         handler = contract_handler(getattr(servicer, method.name), request, raw=raw)
         match listener:
@@ -122,6 +136,7 @@ class RouteTable:
                         handler,
                         place,
                         request,
+                        domain,
                         pubsub_name=options.pubsub_name,
                         topic=options.name,
                         event_type="" if raw else listener.event_type,
@@ -137,27 +152,38 @@ class RouteTable:
                     )
                 )
             case BindingListener():
-                self.add_binding(listener.name, Route(name, handler, place, request))
+                self.add_binding(listener.name, Route(name, handler, place, request, domain))
             case JobListener():
-                self.add_job(listener.name, JobRoute(name, handler, place, request, options=listener.options))
+                self.add_job(listener.name, JobRoute(name, handler, place, request, domain, options=listener.options))
 
     def add_topic(self, route: TopicRoute) -> None:
-        """Add a handler of a topic. All handlers of one topic make one subscription, so they agree on what it is."""
+        """Add a handler of a topic. All handlers of one topic make one subscription, so they agree on what it is.
+
+        A handler without a contract leaves open what it doesn't say: the others decide. Of two such handlers with rules of
+        one priority, the first comes first.
+        """
         routes = self._topics.setdefault((route.pubsub_name, route.topic), [])
         on = f"topic {route.topic!r} of {route.pubsub_name!r}"
         for other in routes:
             both = f"{route.place or route.name} and {other.place or other.name}"
-            if (route.match, route.event_type) == (other.match, other.event_type):
+            # A match decides alone: a second one like it would never be tried, whatever its type.
+            if route.match == other.match and (route.match or route.event_type == other.event_type):
                 what = f"events that match {route.match!r}" if route.match else route.event_type or "every event"
                 raise ContractError(f"{both} both listen to {what} on {on}; take one away")
-            if route.match and other.match and route.priority == other.priority:
-                raise ContractError(f"{both} both have priority {route.priority} on {on}; give them an order")
-            for setting in ("dead_letter_topic", "metadata", "bulk"):
+            if route.match and other.match:
+                if route.name == other.name:
+                    raise ContractError(f"{both} have one name, by which daprd tells rules apart on {on}; rename one")
+                if route.priority == other.priority and route.request and other.request:
+                    raise ContractError(f"{both} both have priority {route.priority} on {on}; give them an order")
+            for setting in _OF_ALL:
                 mine, theirs = getattr(route, setting), getattr(other, setting)
-                if mine != theirs:
+                if mine != theirs and (mine or route.request) and (theirs or other.request):
                     name = setting.replace("_", "-").replace("letter-t", "letter t")
                     raise ContractError(f"{both} name different {name} settings for {on}; agree on one")
         routes.append(route)
+        for setting in _OF_ALL:
+            agreed = next((said for each in routes if (said := getattr(each, setting))), getattr(route, setting))
+            routes[:] = [replace(each, **{setting: agreed}) for each in routes]
 
     def add_binding(self, name: str, route: Route) -> None:
         """Add the handler of an input binding."""
@@ -200,18 +226,40 @@ class RouteTable:
         """Return the handler of an event, or None when nobody listens to its type.
 
         The rule that daprd found (`path`) decides; then the CloudEvent's type; then a handler of any type. An event of a
-        publisher that names no type goes to the only handler that there is.
+        publisher that names no type goes to the only handler that there is. An event that came by a pattern has a topic
+        of its own: `path` leads to the pattern's handlers, and no path to the only handler of a pattern in its pub/sub.
         """
         routes = self._topics.get((event.pubsub_name, event.topic), [])
-        plain = [route for route in routes if not route.match]
-        for route in routes:
-            if route.match and path == route.name:
+        by_rule = next((route for route in routes if route.match and route.name == path), None)
+        return by_rule or self._elsewhere(event, path) or _plain(routes, event) or self._of_any_topic(event, path)
+
+    def _elsewhere(self, event: EventContext, path: str) -> TopicRoute | None:
+        """Return the handler that `path` names in a subscription by another topic than the event's."""
+        if path in {"", DEFAULT_PATH}:
+            return None
+        pattern = [route for route in self._topics.get((event.pubsub_name, path), []) if route.any_topic]
+        named = (route for route in self.topics if route.pubsub_name == event.pubsub_name and route.match)
+        return _plain(pattern, event) or next((route for route in named if route.name == path), None)
+
+    def _of_any_topic(self, event: EventContext, path: str) -> TopicRoute | None:
+        if path:
+            return None
+        found = [
+            route
+            for route in self.topics
+            if route.any_topic and not route.match and route.pubsub_name == event.pubsub_name
+        ]
+        return found[0] if len(found) == 1 else None
+
+
+def _plain(routes: list[TopicRoute], event: EventContext) -> TopicRoute | None:
+    """Return the handler of an event that no rule matched."""
+    plain = [route for route in routes if not route.match]
+    for wanted in (event.type, ""):
+        for route in plain:
+            if route.event_type == wanted:
                 return route
-        for wanted in (event.type, ""):
-            for route in plain:
-                if route.event_type == wanted:
-                    return route
-        return plain[0] if event.type == GENERIC_EVENT_TYPE and len(plain) == 1 else None
+    return plain[0] if event.type in {GENERIC_EVENT_TYPE, ""} and len(plain) == 1 else None
 
 
 def contract_handler(
@@ -243,10 +291,12 @@ def _subscription(routes: list[TopicRoute]) -> appcallback_pb2.TopicSubscription
         metadata=first.metadata,
     )
     ruled = sorted((route for route in routes if route.match), key=lambda route: route.priority)
-    if ruled:
-        subscription.routes.rules.extend(
-            appcallback_pb2.TopicRule(match=route.match, path=route.name) for route in ruled
-        )
+    subscription.routes.rules.extend(
+        appcallback_pb2.TopicRule(match=guarded(route.match), path=route.name) for route in ruled
+    )
+    if any(route.any_topic and not route.match for route in routes):
+        subscription.routes.default = first.topic
+    elif ruled:
         subscription.routes.default = DEFAULT_PATH
     if first.bulk is not None:
         subscription.bulk_subscribe.enabled = True

@@ -36,7 +36,7 @@ hypothesis.settings.load_profile("unit")
 
 @dataclass(frozen=True)
 class Desk:
-    """The modules generated from desk/v1/desk.proto."""
+    """The modules generated from a contract of the tests' own, desk/v1/desk.proto mostly."""
 
     pb2: ModuleType
     grpc: ModuleType
@@ -52,6 +52,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         yield Desk(importlib.import_module("desk.v1.desk_pb2"), importlib.import_module("desk.v1.desk_pb2_grpc"))
     finally:
         sys.path.remove(str(out))
+
+
+@pytest.fixture(scope="session")
+def post(desk: Desk) -> Desk:
+    """Return the modules generated from post/v1/post.proto, which has a listener of every sort."""
+    return Desk(importlib.import_module("post.v1.post_pb2"), importlib.import_module("post.v1.post_pb2_grpc"))
 
 
 @pytest.fixture

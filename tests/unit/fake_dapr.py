@@ -48,6 +48,8 @@ class FakeDapr(api_service_v1.DaprServicer):
 
     def __init__(self, address: str, handlers: Sequence[grpc.GenericRpcHandler] = (), token: str = "") -> None:
         self.address = address
+        self.components = {"events": "pubsub.redis", "mail": "bindings.smtp", "tick": "bindings.cron"}
+        self.components |= {"order-sweep": "bindings.cron", "statestore": "state.postgresql"}
         self.rows: dict[str, Row] = {}
         self.published: list[api_v1.PublishEventRequest] = []
         self.calls: list[Call] = []
@@ -103,7 +105,11 @@ class FakeDapr(api_service_v1.DaprServicer):
 
     async def GetMetadata(self, request: Any, context: Context) -> Any:
         await self._take("GetMetadata", request, context)
-        return api_v1.GetMetadataResponse(id="desk", runtime_version="1.18.2")
+        return api_v1.GetMetadataResponse(
+            id="desk",
+            runtime_version="1.18.2",
+            registered_components=[{"name": name, "type": kind} for name, kind in self.components.items()],
+        )
 
     async def GetState(self, request: Any, context: Context) -> Any:
         await self._take("GetState", request, context)

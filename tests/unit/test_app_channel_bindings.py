@@ -11,7 +11,6 @@ from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 
 from apibase import Drop, Retry, ServiceError, SidecarUnavailable
-from apibase.app_channel import AppChannelServicer
 from apibase.observability import trace_ids
 from apibase.routes import RouteTable
 from tests.unit.app_channels import app_channel
@@ -87,7 +86,7 @@ async def test_a_handler_gets_the_message_and_the_components_metadata(
     assert context.metadata == {"__offset": "7", "__partition": "2"}
     assert listener.trace == "ab" * 16
     line = log.one(logger="apibase.event")
-    assert (line["code"], line["binding"], line["trace_id"]) == ("OK", "mail", "ab" * 16)
+    assert (line["code"], line["source"], line["trace_id"]) == ("OK", "mail", "ab" * 16)
 
 
 @pytest.mark.parametrize("data", [b"", b"2026-01-01", b"{}"])
@@ -171,9 +170,13 @@ async def test_an_event_that_a_handler_drops_is_done_with(daprd: Any, listener: 
     assert "nobody wants it" in log.one(level="WARNING")["message"]
 
 
-async def test_data_that_breaks_the_contract_goes_back_with_its_violations(daprd: Any, listener: Listener) -> None:
-    with refused() as told:
-        await daprd.OnBindingEvent(event(data=b'{"text": ""}'))
+async def test_data_that_breaks_the_contract_is_done_with_and_its_violations_are_logged(
+    daprd: Any, listener: Listener, log: Log
+) -> None:
+    await daprd.OnBindingEvent(event(data=b'{"text": ""}'))
 
-    assert (told.code, told.fields) == (grpc.StatusCode.INVALID_ARGUMENT, {"text": "string.min_len"})
     assert listener.got == []
+    said = log.one(level="WARNING")["message"]
+    assert "INVALID_REQUEST" in said
+    assert "text: must be at least 1 characters" in said
+    assert log.one(logger="apibase.event")["code"] == "OK"

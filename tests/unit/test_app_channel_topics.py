@@ -11,13 +11,14 @@ import pytest
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 
-from apibase import Conflict, Drop, EventContext, InvalidRequest, Retry, ServiceError, SidecarUnavailable
+from apibase import Conflict, Drop, EventContext, InvalidRequest, Retry, ServiceError, SidecarError, SidecarUnavailable
 from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
+from apibase.dead_letters import Death
 from apibase.deadline import deadline
 from apibase.errors import FieldViolation
 from apibase.observability import outbound_headers, trace_ids
 from apibase.routes import RouteTable
-from tests.unit.app_channels import app_channel
+from tests.unit.app_channels import DROP, RETRY, SUCCESS, Graveyard, app_channel
 from tests.unit.fake_dapr import eventually
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
     from tests.unit.conftest import Desk, Log
 
-SUCCESS, RETRY, DROP = (
-    appcallback_pb2.TopicEventResponse.TopicEventResponseStatus.Value(name) for name in ("SUCCESS", "RETRY", "DROP")
-)
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PUBLISHER = f"00-{TRACE}-00000000000000aa-01"
 DELIVERY = f"00-{TRACE}-00000000000000bb-01"
@@ -69,13 +67,20 @@ def listener() -> Listener:
 
 
 @pytest.fixture
-async def channel(desk: Desk, listener: Listener, grpc_aio_stub: Any, log: Log) -> AsyncIterator[grpc.aio.Channel]:
+def graveyard() -> Graveyard:
+    return Graveyard()
+
+
+@pytest.fixture
+async def channel(
+    desk: Desk, listener: Listener, graveyard: Graveyard, grpc_aio_stub: Any, log: Log
+) -> AsyncIterator[grpc.aio.Channel]:
     """Return a channel to an app with these handlers, as daprd has one."""
     methods = desk.pb2.DESCRIPTOR.services_by_name["DeskEvents"].methods_by_name
     handlers = {name: lambda _self, request, context: listener.handle(request, context) for name in methods}
     routes = RouteTable()
     routes.add(type("Events", (desk.grpc.DeskEventsServicer,), handlers)())
-    async with grpc_aio_stub(servicer=app_channel(routes)) as opened:
+    async with grpc_aio_stub(servicer=app_channel(routes, graveyard)) as opened:
         yield opened
 
 
@@ -157,31 +162,67 @@ async def stray_cancellation() -> None:
 
 @pytest.mark.req("R3.4")
 @pytest.mark.parametrize(
-    ("do", "verdict"),
+    ("do", "verdict", "buried"),
     [
-        pytest.param(lambda _request: None, SUCCESS, id="returns"),
-        pytest.param(raising(Retry("not yet")), RETRY, id="Retry"),
-        pytest.param(raising(Retry()), RETRY, id="Retry without a word"),
-        pytest.param(raising(Drop("never")), DROP, id="Drop"),
-        pytest.param(raising(SidecarUnavailable("gone")), RETRY, id="a retryable error"),
-        pytest.param(raising(Conflict("order/7")), RETRY, id="a lost race"),
-        pytest.param(raising(ServiceError(grpc.StatusCode.NOT_FOUND, "NO", "no")), RETRY, id="another error"),
+        pytest.param(lambda _request: None, SUCCESS, None, id="returns"),
+        pytest.param(raising(Retry("not yet")), RETRY, None, id="Retry"),
+        pytest.param(raising(Retry()), RETRY, None, id="Retry without a word"),
+        pytest.param(raising(Drop("never")), SUCCESS, Death("DROPPED", "never"), id="Drop"),
+        pytest.param(raising(Drop("never", code="STALE")), SUCCESS, Death("STALE", "never"), id="Drop with a code"),
+        pytest.param(raising(SidecarUnavailable("gone")), RETRY, None, id="no sidecar"),
         pytest.param(
-            raising(ServiceError(grpc.StatusCode.UNIMPLEMENTED, "NO", "no")), RETRY, id="an error that daprd would lose"
+            raising(SidecarError(grpc.StatusCode.INVALID_ARGUMENT, "ERR_KEY", "bad key")),
+            RETRY,
+            None,
+            id="an error of the sidecar that another try will meet",
         ),
-        pytest.param(raising(InvalidRequest([FieldViolation("text", "is rude")])), DROP, id="a handler's violations"),
-        pytest.param(raising(RuntimeError("hunter2")), RETRY, id="anything unexpected"),
-        pytest.param(raising(NotImplementedError()), RETRY, id="not implemented"),
+        pytest.param(raising(Conflict("order/7")), RETRY, None, id="a lost race"),
+        pytest.param(
+            raising(ServiceError(grpc.StatusCode.UNAVAILABLE, "BUSY", "busy")), RETRY, None, id="a retryable error"
+        ),
+        pytest.param(
+            raising(ServiceError(grpc.StatusCode.NOT_FOUND, "NO", "no", retryable=True)),
+            RETRY,
+            None,
+            id="an error that says that it is retryable",
+        ),
+        pytest.param(
+            raising(ServiceError(grpc.StatusCode.NOT_FOUND, "NO_ORDER", "there is no order 7")),
+            SUCCESS,
+            Death("NO_ORDER", "there is no order 7"),
+            id="an error that no retry mends",
+        ),
+        pytest.param(
+            raising(ServiceError(grpc.StatusCode.UNIMPLEMENTED, "NO", "no")),
+            SUCCESS,
+            Death("NO", "no"),
+            id="an error that daprd would lose",
+        ),
+        pytest.param(
+            raising(InvalidRequest([FieldViolation("text", "is rude")])),
+            SUCCESS,
+            Death("INVALID_REQUEST", "text: is rude"),
+            id="a handler's violations",
+        ),
+        pytest.param(raising(RuntimeError("hunter2")), RETRY, None, id="anything unexpected"),
+        pytest.param(raising(NotImplementedError()), RETRY, None, id="not implemented"),
         pytest.param(
             raising(grpc.aio.AioRpcError(grpc.StatusCode.UNIMPLEMENTED, grpc.aio.Metadata(), grpc.aio.Metadata())),
             RETRY,
+            None,
             id="a failed rpc to another app",
         ),
-        pytest.param(lambda _request: stray_cancellation(), RETRY, id="a cancellation of its own making"),
+        pytest.param(lambda _request: stray_cancellation(), RETRY, None, id="a cancellation of its own making"),
     ],
 )
 async def test_a_handlers_end_is_the_verdict(
-    channel: grpc.aio.Channel, listener: Listener, log: Log, do: Callable[[Any], Any], verdict: int
+    channel: grpc.aio.Channel,
+    listener: Listener,
+    graveyard: Graveyard,
+    log: Log,
+    do: Callable[[Any], Any],
+    verdict: int,
+    buried: Death | None,
 ) -> None:
     listener.do = do
 
@@ -190,38 +231,87 @@ async def test_a_handlers_end_is_the_verdict(
     line = log.one(logger="apibase.event")
     assert line["verdict"] == appcallback_pb2.TopicEventResponse.TopicEventResponseStatus.Name(verdict)
     assert (line["event_id"], line["topic"], line["pubsub_name"]) == ("event-1", "desk", "events")
-    assert ("reason" in line) == (verdict != SUCCESS)
-    assert line["level"] == ("INFO" if verdict == SUCCESS else "WARNING")
+    handled = verdict == SUCCESS and buried is None
+    assert ("reason" in line) == (not handled)
+    assert line["level"] == ("INFO" if handled else "WARNING")
+    if buried is None:
+        assert graveyard.buried == []
+    else:
+        assert line["reason"] == f"dead letter on desk.dead: {buried.code}: {buried.reason}"
+        ((route, incoming, death),) = graveyard.buried
+        assert (route.name, incoming.event.id, death) == ("desk.v1.DeskEvents.OnAsked", "event-1", buried)
+
+
+@pytest.mark.req("R3.4")
+async def test_an_event_whose_dead_letter_can_not_be_published_comes_again(
+    channel: grpc.aio.Channel, listener: Listener, graveyard: Graveyard, log: Log
+) -> None:
+    listener.do = raising(Drop("never"))
+    graveyard.error = SidecarUnavailable("the broker is away")
+
+    assert await deliver(channel, event()) == RETRY
+
+    reason = log.one(logger="apibase.event")["reason"]
+    assert "DROPPED: never" in reason
+    assert "the broker is away" in reason
+
+
+@pytest.mark.req("R3.4")
+async def test_an_event_whose_dead_letter_can_not_even_be_written_comes_again(
+    channel: grpc.aio.Channel, listener: Listener, graveyard: Graveyard, log: Log
+) -> None:
+    listener.do = raising(Drop("never"))
+    graveyard.error = ValueError("hunter2")
+
+    assert await deliver(channel, event()) == RETRY
+
+    assert log.one(level="ERROR")["error"]["type"] == "ValueError"
+    assert "hunter2" not in log.one(logger="apibase.event")["reason"]
 
 
 @pytest.mark.req("R3.3", "R3.4")
 @pytest.mark.parametrize(
-    ("data", "content_type"),
+    ("data", "content_type", "code"),
     [
-        pytest.param(b"", "application/json", id="no data"),
-        pytest.param(b"{", "application/json", id="no JSON"),
-        pytest.param(b"\xff\xfe", "application/json", id="no text"),
-        pytest.param(b"null", "application/json", id="null"),
-        pytest.param(b"[]", "application/json", id="a list"),
-        pytest.param(b'"why"', "application/json", id="a string"),
-        pytest.param(b"7", "application/json", id="a number"),
-        pytest.param(b"[" * 100_000, "application/json", id="too deep"),
-        pytest.param(b'{"text": 7}', "application/json", id="a field of another type"),
-        pytest.param(b'{"text": "why", "number": "many"}', "application/json", id="a number in words"),
-        pytest.param(b'{"text": "a", "text": "b"}', "application/json", id="a field given twice"),
-        pytest.param(b'{"text": ""}', "application/json", id="invalid by contract"),
-        pytest.param(b"\xff\xff", "application/protobuf", id="no protobuf"),
-        pytest.param(b"", "application/protobuf", id="protobuf that is invalid by contract"),
-        pytest.param(b"hello", "text/plain", id="plain text"),
+        pytest.param(b"", "application/json", "UNDECODABLE", id="no data"),
+        pytest.param(b"{", "application/json", "UNDECODABLE", id="no JSON"),
+        pytest.param(b"\xff\xfe", "application/json", "UNDECODABLE", id="no text"),
+        pytest.param(b"null", "application/json", "UNDECODABLE", id="null"),
+        pytest.param(b"[]", "application/json", "UNDECODABLE", id="a list"),
+        pytest.param(b'"why"', "application/json", "UNDECODABLE", id="a string"),
+        pytest.param(b"7", "application/json", "UNDECODABLE", id="a number"),
+        pytest.param(b"[" * 100_000, "application/json", "UNDECODABLE", id="too deep"),
+        pytest.param(b'{"text":' * 100_000, "application/json", "UNDECODABLE", id="too deep, from an object on"),
+        pytest.param(b'{"text": 7}', "application/json", "UNDECODABLE", id="a field of another type"),
+        pytest.param(b'{"text": "why", "number": "many"}', "application/json", "UNDECODABLE", id="a number in words"),
+        pytest.param(b'{"text": "why", "number": 1e999}', "application/json", "UNDECODABLE", id="a number without end"),
+        pytest.param(b'{"text": "\\ud800"}', "application/json", "UNDECODABLE", id="half a character"),
+        pytest.param(b'{"text": "a", "text": "b"}', "application/json", "UNDECODABLE", id="a field given twice"),
+        pytest.param(b'{"text": ""}', "application/json", "INVALID_REQUEST", id="invalid by contract"),
+        pytest.param(b"\xff\xff", "application/protobuf", "UNDECODABLE", id="no protobuf"),
+        pytest.param(b"\x10\x07", "application/protobuf", "INVALID_REQUEST", id="protobuf that is invalid by contract"),
+        pytest.param(b"", "application/protobuf", "UNDECODABLE", id="protobuf that daprd took the data from"),
+        pytest.param(b"", "application/octet-stream", "INVALID_REQUEST", id="an empty message"),
+        pytest.param(b"hello", "text/plain", "UNDECODABLE", id="plain text"),
     ],
 )
-async def test_data_that_is_no_valid_message_is_dropped_before_the_handler(
-    channel: grpc.aio.Channel, listener: Listener, log: Log, data: bytes, content_type: str
+async def test_data_that_is_no_valid_message_is_buried_before_the_handler(
+    channel: grpc.aio.Channel,
+    listener: Listener,
+    graveyard: Graveyard,
+    log: Log,
+    data: bytes,
+    content_type: str,
+    code: str,
 ) -> None:
-    assert await deliver(channel, event(data, data_content_type=content_type)) == DROP
+    assert await deliver(channel, event(data, data_content_type=content_type)) == SUCCESS
 
     assert listener.got == []
-    assert log.one(logger="apibase.event")["reason"]
+    ((route, incoming, death),) = graveyard.buried
+    assert (route.name, route.dead_letter_topic) == ("desk.v1.DeskEvents.OnAsked", "desk.dead")
+    assert (incoming.data, death.code) == (data, code)
+    assert death.reason
+    assert death.reason in log.one(logger="apibase.event")["reason"]
     assert log.of(level="ERROR") == []
 
 
@@ -239,7 +329,9 @@ async def test_json_is_read_whatever_its_content_type_is_called(
     assert listener.got[0][0] == desk.pb2.Asked(text="why", number=7)
 
 
-@pytest.mark.parametrize("content_type", ["application/protobuf", "application/x-protobuf; charset=binary"])
+@pytest.mark.parametrize(
+    "content_type", ["application/protobuf", "application/x-protobuf; charset=binary", "application/octet-stream"]
+)
 async def test_protobuf_is_read_as_such(
     desk: Desk, channel: grpc.aio.Channel, listener: Listener, content_type: str
 ) -> None:
@@ -355,7 +447,7 @@ def entry(number: int, text: str, metadata: dict[str, str] | None = None) -> app
 
 @pytest.mark.parametrize("stable", [True, False], ids=["the stable method", "the one that Dapr 1.14 calls"])
 async def test_every_entry_of_a_batch_has_its_own_verdict(
-    channel: grpc.aio.Channel, listener: Listener, stable: bool
+    channel: grpc.aio.Channel, listener: Listener, graveyard: Graveyard, stable: bool
 ) -> None:
     by_text = {
         "drop": Drop("never"),
@@ -380,14 +472,18 @@ async def test_every_entry_of_a_batch_has_its_own_verdict(
 
     assert [(status.entry_id, status.status) for status in response.statuses] == [
         ("entry-0", SUCCESS),
-        ("entry-1", DROP),
+        ("entry-1", SUCCESS),
         ("entry-2", RETRY),
-        ("entry-3", DROP),
+        ("entry-3", SUCCESS),
         ("entry-4", RETRY),
         ("entry-5", RETRY),
         ("entry-6", SUCCESS),
         ("raw", DROP),
     ]
+    assert {(incoming.event.id, death.code) for _, incoming, death in graveyard.buried} == {
+        ("event-1", "DROPPED"),
+        ("event-3", "INVALID_REQUEST"),
+    }
     contexts = {context.id: context for _, context in listener.got}
     assert contexts["event-6"].metadata == {"key": "6"}
     assert (contexts["event-6"].topic, contexts["event-6"].pubsub_name) == ("desk", "events")

@@ -6,11 +6,12 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, empty_pb2
 
 from apibase import ContractError
 from apibase.contract import (
     BindingListener,
+    JobListener,
     TopicListener,
     event_options,
     listeners,
@@ -29,10 +30,15 @@ if TYPE_CHECKING:
 _numbers = itertools.count()
 
 
-def method(name: str, *, streams: bool = False, **options: Any) -> descriptor_pb2.MethodDescriptorProto:
+def method(
+    name: str, *, streams: bool = False, takes: str = "Empty", returns: str = "Empty", **options: Any
+) -> descriptor_pb2.MethodDescriptorProto:
     """Return a method with the options of these names, which may be empty."""
     made = descriptor_pb2.MethodDescriptorProto(
-        name=name, input_type=".google.protobuf.Empty", output_type=".google.protobuf.Empty", client_streaming=streams
+        name=name,
+        input_type=f".google.protobuf.{takes}",
+        output_type=f".google.protobuf.{returns}",
+        client_streaming=streams,
     )
     for option, value in options.items():
         extension = made.options.Extensions[getattr(annotations_pb2, option)]
@@ -43,20 +49,29 @@ def method(name: str, *, streams: bool = False, **options: Any) -> descriptor_pb
 
 TOPIC = annotations_pb2.Topic(pubsub_name="events", name="orders", dead_letter_topic="orders.dead")
 BINDING = annotations_pb2.Binding(name="tick")
+MINUTE = duration_pb2.Duration(seconds=60)
+
+
+def topic(**options: Any) -> annotations_pb2.Topic:
+    return annotations_pb2.Topic(pubsub_name="events", name="orders", **options)
 
 
 def service(*methods: descriptor_pb2.MethodDescriptorProto) -> ServiceDescriptor:
     """Return a service of these methods, from a contract that no generated code has."""
     pool = descriptor_pool.DescriptorPool()
-    for file in (descriptor_pb2.DESCRIPTOR, empty_pb2.DESCRIPTOR, annotations_pb2.DESCRIPTOR):
+    for file in (descriptor_pb2, duration_pb2, empty_pb2, annotations_pb2):
         proto = descriptor_pb2.FileDescriptorProto()
-        file.CopyToProto(proto)
+        file.DESCRIPTOR.CopyToProto(proto)
         pool.Add(proto)
     made = descriptor_pb2.FileDescriptorProto(
         name=f"made{next(_numbers)}/v1/made.proto",
         package="made.v1",
         syntax="proto3",
-        dependency=["google/protobuf/empty.proto", "dapr_contract/v1/annotations.proto"],
+        dependency=[
+            "google/protobuf/empty.proto",
+            "google/protobuf/duration.proto",
+            "dapr_contract/v1/annotations.proto",
+        ],
         service=[descriptor_pb2.ServiceDescriptorProto(name="Made", method=methods)],
     )
     pool.Add(made)
@@ -72,17 +87,29 @@ def test_a_service_without_methods_has_no_listeners() -> None:
 
 
 def test_every_annotated_method_is_a_listener_of_what_its_annotation_names() -> None:
-    topic, binding = listeners(service(method("OnOrder", topic=TOPIC), method("OnTick", binding=BINDING)))
+    job = annotations_pb2.Job(schedule="@daily", repeats=3)
+    order, tick, sweep, named = listeners(
+        service(
+            method("OnOrder", topic=TOPIC),
+            method("OnTick", binding=BINDING),
+            method("Sweep", job=job),
+            method("Remind", job=annotations_pb2.Job(name="remind", due_time="30s")),
+        )
+    )
 
-    assert isinstance(topic, TopicListener)
-    assert (topic.method.name, topic.pubsub_name, topic.topic, topic.dead_letter_topic) == (
+    assert isinstance(order, TopicListener)
+    assert (order.method.name, order.pubsub_name, order.topic, order.options.dead_letter_topic) == (
         "OnOrder",
         "events",
         "orders",
         "orders.dead",
     )
-    assert isinstance(binding, BindingListener)
-    assert (binding.method.name, binding.name) == ("OnTick", "tick")
+    assert isinstance(tick, BindingListener)
+    assert (tick.method.name, tick.name) == ("OnTick", "tick")
+    assert isinstance(sweep, JobListener)
+    assert (sweep.method.name, sweep.name, sweep.options) == ("Sweep", "made.v1.Made.Sweep", job)
+    assert isinstance(named, JobListener)
+    assert named.name == "remind"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +122,7 @@ def test_every_annotated_method_is_a_listener_of_what_its_annotation_names() -> 
         ),
         pytest.param(
             [method("OnOrder", topic=TOPIC, binding=BINDING)],
-            ["made.v1.Made.OnOrder is both a topic and a binding listener", "make it two methods"],
+            ["made.v1.Made.OnOrder has the options topic and binding", "make it a method for each"],
             id="two options",
         ),
         pytest.param(
@@ -126,6 +153,49 @@ def test_every_annotated_method_is_a_listener_of_what_its_annotation_names() -> 
             ],
             ["the topic 'orders' is its own dead-letter topic", "name another"],
             id="a topic that is its own dead-letter topic",
+        ),
+        pytest.param(
+            [method("OnTick", topic=TOPIC, binding=BINDING, job=annotations_pb2.Job(schedule="@daily"))],
+            ["made.v1.Made.OnTick has the options topic and binding and job", "make it a method for each"],
+            id="three options",
+        ),
+        pytest.param(
+            [method("OnOrder", topic=topic(priority=1))],
+            ["made.v1.Made.OnOrder has a priority and no match", "only matches are tried in order"],
+            id="a priority without a match",
+        ),
+        pytest.param(
+            [method("OnOrder", topic=topic(raw_payload=True, match="a"))],
+            ["made.v1.Made.OnOrder has raw_payload and a match"],
+            id="a match on raw records",
+        ),
+        pytest.param(
+            [method("OnOrder", topic=topic(deduplicate_by="id"))],
+            ["made.v1.Made.OnOrder has deduplicate_by without deduplicate_for; say how long to remember"],
+            id="repetitions by a field, and for no time",
+        ),
+        pytest.param(
+            [method("OnOrder", topic=topic(deduplicate_by="id", deduplicate_for=MINUTE))],
+            ["made.v1.Made.OnOrder: deduplicate_by names 'id', which google.protobuf.Empty does not have"],
+            id="repetitions by a field that there is not",
+        ),
+        pytest.param(
+            [method("Sweep", job=annotations_pb2.Job(repeats=3))],
+            ["made.v1.Made.Sweep: option (dapr_contract.v1.job) has neither schedule nor due_time; give it one"],
+            id="a job without a time",
+        ),
+        pytest.param(
+            [method("Sweep", takes="Duration", job=annotations_pb2.Job(schedule="@daily"))],
+            ["made.v1.Made.Sweep is a job and takes google.protobuf.Duration; let it take google.protobuf.Empty"],
+            id="a job with data",
+        ),
+        pytest.param(
+            [method("OnOrder", returns="Duration", topic=TOPIC)],
+            [
+                "made.v1.Made.OnOrder is a listener and returns google.protobuf.Duration",
+                "let it return google.protobuf.Empty",
+            ],
+            id="a listener with an answer",
         ),
     ],
 )
@@ -179,7 +249,7 @@ def test_an_event_says_where_it_is_published() -> None:
 
 def test_a_message_that_is_no_event_is_told_which_option_makes_it_one() -> None:
     with pytest.raises(
-        ContractError, match=r"order.proto: shop.orders.v1.Order is not an event; .*dapr_contract.v1.event"
+        ContractError, match=r"order\.proto:\d+: shop\.orders\.v1\.Order is not an event; .*dapr_contract\.v1\.event"
     ):
         event_options(order_pb2.Order)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2
@@ -118,3 +120,18 @@ def test_every_unexpected_exception_gets_an_id_of_its_own() -> None:
     assert first.metadata["error_id"] != second.metadata["error_id"]
     assert first.metadata["error_id"] in first.message
     assert "hunter2" not in first.message
+
+
+@pytest.mark.parametrize("character", ["é", "時", "🙂", "%", "\n", "\udc80", "x"])
+def test_a_long_message_fits_into_headers_as_grpc_writes_it(character: str) -> None:
+    violations = [
+        FieldViolation(f"lines[{number}].quantity", "must be more than 0", "int32.gt") for number in range(200)
+    ]
+    error = ServiceError(grpc.StatusCode.NOT_FOUND, "NO", character * 5000, violations=violations)
+
+    status = to_status(error, domain="desk.v1")
+
+    assert status.message.endswith("…")
+    written = len(quote(status.message, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}"))
+    assert 990 <= written <= 1010
+    assert written + len(status.SerializeToString()) * 4 / 3 < 8000

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from apibase import App, ContractError, Settings
-from apibase.contract import TopicListener
 from apibase.routes import RouteTable
+from tests.unit.app_channels import topic_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,23 +50,23 @@ def test_listeners_are_found_by_where_and_what_they_listen_to(desk: Desk, events
 
     assert routes.add(events()) == 4
 
-    asked = routes.topic("events", "desk", "desk.v1.Asked")
+    asked = routes.topic(topic_event(), "")
     assert asked is not None
     assert (asked.name, asked.request) == ("desk.v1.DeskEvents.OnAsked", desk.pb2.Asked)
-    answered = routes.topic("events", "desk", "desk.v1.Answered")
+    answered = routes.topic(topic_event(type="desk.v1.Answered"), "")
     assert answered is not None
     assert answered.name == "desk.v1.DeskEvents.OnAnswered"
-    mail = routes.binding("mail")
-    assert mail is not None
-    assert mail.name == "desk.v1.DeskEvents.OnMail"
-    assert routes.bindings == ["mail", "tick"]
+    assert {name: route.name for name, route in routes.bindings.items()} == {
+        "mail": "desk.v1.DeskEvents.OnMail",
+        "tick": "desk.v1.DeskEvents.OnTick",
+    }
     for nowhere in (
-        ("events", "desk", "desk.v1.Question"),
-        ("events", "d", "desk.v1.Asked"),
-        ("e", "desk", "desk.v1.Asked"),
+        topic_event(type="desk.v1.Question"),
+        topic_event(topic="d"),
+        topic_event(pubsub_name="e"),
     ):
-        assert routes.topic(*nowhere) is None
-    assert routes.binding("post") is None
+        assert routes.topic(nowhere, "") is None
+    assert "post" not in routes.bindings
 
 
 def test_two_event_types_on_one_topic_are_one_subscription(events: type) -> None:
@@ -74,7 +74,6 @@ def test_two_event_types_on_one_topic_are_one_subscription(events: type) -> None
     routes.add(events())
 
     (subscription,) = routes.subscriptions
-    assert isinstance(subscription, TopicListener)
     assert (subscription.pubsub_name, subscription.topic, subscription.dead_letter_topic) == (
         "events",
         "desk",
@@ -86,7 +85,8 @@ def test_a_service_of_rpcs_adds_no_route(desk: Desk) -> None:
     routes = RouteTable()
 
     assert routes.add(desk.grpc.DeskServicer()) == 0
-    assert (routes.subscriptions, routes.bindings) == ([], [])
+    assert (routes.subscriptions, routes.topics) == ([], [])
+    assert (routes.bindings, routes.jobs, routes.methods) == ({}, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -94,17 +94,17 @@ def test_a_service_of_rpcs_adds_no_route(desk: Desk) -> None:
     [
         pytest.param(
             "SameEvent",
-            "clash.v1.SameEvent.OnToo and clash.v1.First.OnA both listen to clash.v1.A on topic 'desk' of 'events'; take one away",
+            "clash/v1/clash.proto:28: clash.v1.SameEvent.OnToo and clash/v1/clash.proto:14: clash.v1.First.OnA both listen to clash.v1.A on topic 'desk' of 'events'; take one away",
             id="the same event",
         ),
         pytest.param(
             "OtherDeadLetters",
-            "clash.v1.OtherDeadLetters.OnB and clash.v1.First.OnA name different dead-letter topics for topic 'desk' of 'events'; agree on one",
+            "clash/v1/clash.proto:39: clash.v1.OtherDeadLetters.OnB and clash/v1/clash.proto:14: clash.v1.First.OnA name different dead-letter topic settings for topic 'desk' of 'events'; agree on one",
             id="another dead-letter topic",
         ),
         pytest.param(
             "SameBinding",
-            "clash.v1.SameBinding.OnPost and clash.v1.First.OnMail both listen to binding 'mail'; take one away",
+            "clash/v1/clash.proto:49: clash.v1.SameBinding.OnPost and clash/v1/clash.proto:21: clash.v1.First.OnMail both listen to binding 'mail'; take one away",
             id="the same binding",
         ),
     ],
@@ -132,7 +132,8 @@ def test_a_listener_that_nobody_wrote_stops_start_up(desk: Desk) -> None:
         async def OnAsked(self, request: Any, context: Any) -> None: ...
 
     with pytest.raises(
-        ContractError, match=r"Lazy listens to desk.v1.DeskEvents.OnAnswered but does not implement it; add the method"
+        ContractError,
+        match=r"Lazy listens to desk/v1/desk\.proto:31: desk\.v1\.DeskEvents\.OnAnswered but does not implement it; add the method",
     ):
         RouteTable().add(Lazy())
 

@@ -27,7 +27,7 @@ GIVEN = {
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*GIVEN, "DAPR_APP_ID", "DAPR_API_TOKEN"]:
+    for name in [*GIVEN, "DAPR_APP_ID", "DAPR_API_TOKEN", "APP_API_TOKEN"]:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -41,7 +41,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_setting_is_in_this_test() -> None:
-    assert {field for field, _, _ in GIVEN.values()} | {"dapr_api_token"} == set(Settings.model_fields)
+    assert {field for field, _, _ in GIVEN.values()} | {"dapr_api_token", "app_api_token"} == set(Settings.model_fields)
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -70,7 +70,8 @@ class Topic(_message.Message):
     """Topic that takes the events which can't be handled. Without it, they are logged and dropped."""
     match: _builtins.str
     """A CEL expression on the event (`event.data.amount > 100`). With it, the method takes the events that match, and a
-    method without `match` on the same topic the others. daprd evaluates it.
+    method without `match` on the same topic the others. daprd evaluates it. An event that lacks a field of `event.data`
+    which the expression names does not match.
     """
     priority: _builtins.int
     """Which of several matches comes first: the lowest."""

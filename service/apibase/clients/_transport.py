@@ -93,8 +93,8 @@ class Sidecar:
             )
         return self._channel
 
-    async def wait_ready(self, timeout: float) -> None:  # noqa: ASYNC109 - it reports while it waits
-        """Return as soon as the sidecar's gRPC API answers, which it does once its components are loaded.
+    async def wait_ready(self, timeout: float) -> dict[str, str]:  # noqa: ASYNC109 - it reports while it waits
+        """Return as soon as the sidecar's gRPC API answers, which it does once its components are loaded: name to type.
 
         Says every two seconds what is being waited for. Raises `SidecarUnavailable` after `timeout` seconds, and
         `SidecarError` at once when the sidecar refuses our token.
@@ -131,11 +131,11 @@ class Sidecar:
                 if answers:
                     await asyncio.sleep(_RETRY_SECONDS)
             else:
-                logger.bind(
-                    runtime=metadata.runtime_version,
-                    components=[component.name for component in metadata.registered_components],
-                ).info("the sidecar at {} answers after {:.1f} s", self.address, time.monotonic() - started)
-                return
+                loaded = {component.name: component.type for component in metadata.registered_components}
+                logger.bind(runtime=metadata.runtime_version, components=list(loaded)).info(
+                    "the sidecar at {} answers after {:.1f} s", self.address, time.monotonic() - started
+                )
+                return loaded
 
     async def close(self) -> None:
         """Close the connection, after a grace of 5 s for the calls that are pending."""

@@ -43,7 +43,8 @@ class PubSubPublisher:
         call = self._sidecar.client.publish_event(
             options.pubsub_name,
             options.topic,
-            json_format.MessageToJson(event, indent=None),
+            # With default values too: rules and readers without the contract can't tell a missing field from a zero.
+            json_format.MessageToJson(event, indent=None, always_print_fields_with_no_presence=True),
             publish_metadata=metadata,
             data_content_type="application/json",
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
 
 M = TypeVar("M", bound=Message)
 
@@ -23,7 +25,7 @@ def redacted_json(value: object, kind: type[Message]) -> object:
 
     For data that could not be read as such a message: members count by name, wherever they stand.
     """
-    names = _marked_names(kind.DESCRIPTOR)
+    names = marked_names(kind.DESCRIPTOR)
     match value:
         case dict():
             return {key: redacted_json(member, kind) for key, member in value.items() if key not in names}
@@ -34,12 +36,24 @@ def redacted_json(value: object, kind: type[Message]) -> object:
 
 
 def _clear(message: Message) -> None:
+    if isinstance(message, AnyMessage):
+        _clear_within(message)
+        return
     for field, value in message.ListFields():
         if field.GetOptions().debug_redact:
             message.ClearField(field.name)
         elif field.message_type is not None:
             for within in _messages(value):
                 _clear(within)
+
+
+def _clear_within(packed: AnyMessage) -> None:
+    """Redact what is packed; what no loaded contract knows stays as it is."""
+    try:
+        kind = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(packed.TypeName()))
+        packed.value = redacted(kind.FromString(packed.value)).SerializeToString()
+    except (KeyError, DecodeError):
+        return
 
 
 def _messages(value: Any) -> list[Message]:  # noqa: ANN401 - a field's value has many types
@@ -50,7 +64,8 @@ def _messages(value: Any) -> list[Message]:  # noqa: ANN401 - a field's value ha
 
 
 @cache
-def _marked_names(kind: Any) -> frozenset[str]:  # noqa: ANN401 - generated and native descriptors share no type
+def marked_names(kind: Any) -> frozenset[str]:  # noqa: ANN401 - generated and native descriptors share no type
+    """Return the names of all marked fields of a message and of those within it, as the contract and as JSON writes them."""
     names: set[str] = set()
     seen: set[str] = set()
     left = [kind]
