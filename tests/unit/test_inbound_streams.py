@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 
 from apibase import ServiceError
 from apibase.deadline import deadline
+from apibase.inbound import rpc_handlers
 from apibase.observability import trace_ids
 from tests.unit.fake_dapr import eventually
 from tests.unit.status import refused
@@ -179,6 +182,41 @@ async def test_a_caller_that_leaves_while_an_answer_is_being_sent_ends_the_handl
     assert seconds_left is not None
     line = log.one(logger="apibase.call")
     assert (line["code"], line["trace_id"]) == ("CANCELLED", "ab" * 16)
+    assert log.of(level="ERROR") == []
+
+
+async def test_an_answer_that_cannot_be_written_any_more_ends_the_handler_quietly(desk: Desk, log: Log) -> None:
+    class Gone:
+        """The context of a call that is over, though its handler was not told yet."""
+
+        def invocation_metadata(self) -> tuple[()]:
+            return ()
+
+        def time_remaining(self) -> None:
+            return None
+
+        async def write(self, message: Any) -> None:
+            raise grpc.aio.InternalError("the batch failed")
+
+    ended: list[bool] = []
+
+    async def listen(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            yield desk.pb2.Answer(text="first")
+        finally:
+            ended.append(True)
+
+    service = desk.pb2.DESCRIPTOR.services_by_name["Desk"]
+    servicer = desk.grpc.DeskServicer()
+    servicer.Listen = listen
+    handler = rpc_handlers(service, servicer).service(SimpleNamespace(method="/desk.v1.Desk/Listen"))
+
+    # What gRPC takes for a call that was cancelled: it logs nothing, and sends nothing.
+    with pytest.raises(asyncio.CancelledError):
+        await handler.unary_stream(desk.pb2.Question(text="why").SerializeToString(), Gone())
+
+    assert ended == [True]
+    assert log.one(logger="apibase.call")["code"] == "CANCELLED"
     assert log.of(level="ERROR") == []
 
 
