@@ -98,7 +98,7 @@ class Contracts:
             json_format.Parse(text, message, descriptor_pool=self.pool)
         except json_format.ParseError as error:
             problem = (
-                Explainer(self.pool).explain(kind.DESCRIPTOR, text)
+                Explainer(self.pool).explain(kind.DESCRIPTOR.full_name, text)
                 or f"the request is no {kind.DESCRIPTOR.full_name}: {error}"
             )
             raise StackError(problem) from error

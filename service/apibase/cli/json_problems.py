@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
 _LONGEST = 60
-_NUMBER, _COUNT = "a whole number", "a whole number from 0 on"
+_NUMBER, _COUNT = "a whole number", "a positive whole number"
 _EXPECTED = {
     FieldDescriptor.TYPE_BOOL: "true or false",
     FieldDescriptor.TYPE_STRING: "text",
     FieldDescriptor.TYPE_BYTES: "text in Base64",
     FieldDescriptor.TYPE_DOUBLE: "a number",
     FieldDescriptor.TYPE_FLOAT: "a number",
-    **dict.fromkeys((FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_FIXED32), f"{_COUNT}, of 32 bits"),
-    **dict.fromkeys((FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED64), f"{_COUNT}, of 64 bits"),
+    **dict.fromkeys((FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_FIXED32), f"{_COUNT} of 32 bits"),
+    **dict.fromkeys((FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED64), f"{_COUNT} of 64 bits"),
     **dict.fromkeys(
         (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SFIXED32),
-        f"{_NUMBER}, of 32 bits",
+        f"{_NUMBER} of 32 bits",
     ),
     **dict.fromkeys(
         (FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_SINT64, FieldDescriptor.TYPE_SFIXED64),
-        f"{_NUMBER}, of 64 bits",
+        f"{_NUMBER} of 64 bits",
     ),
 }
 # Their JSON is not that of their fields.
@@ -41,14 +41,14 @@ _WELL_KNOWN = {
     "Duration": 'a duration such as "1.5s"',
     "FieldMask": 'names of fields such as "a,b.c"',
     "FloatValue": "a number",
-    "Int32Value": f"{_NUMBER}, of 32 bits",
-    "Int64Value": f"{_NUMBER}, of 64 bits",
+    "Int32Value": f"{_NUMBER} of 32 bits",
+    "Int64Value": f"{_NUMBER} of 64 bits",
     "ListValue": "a list",
     "StringValue": "text",
     "Struct": "an object",
     "Timestamp": 'a time such as "2026-01-31T12:00:00Z"',
-    "UInt32Value": f"{_COUNT}, of 32 bits",
-    "UInt64Value": f"{_COUNT}, of 64 bits",
+    "UInt32Value": f"{_COUNT} of 32 bits",
+    "UInt64Value": f"{_COUNT} of 64 bits",
     "Value": "any JSON",
 }
 
@@ -59,12 +59,13 @@ class Explainer:
     def __init__(self, pool: DescriptorPool) -> None:
         self._pool = pool
 
-    def explain(self, kind: Descriptor, text: str) -> str:
-        """The problem in words; "" where it is none of those that are looked for."""
+    def explain(self, name: str, text: str) -> str:
+        """The problem in words, for a message type by its full name; "" where it is none of those that are looked for."""
+        kind = self._pool.FindMessageTypeByName(name)
         try:
             value = json.loads(text)
         except ValueError as error:
-            return f"the request is no {kind.full_name}: it is no JSON: {error}"
+            return f"the request is no {name}: it is no JSON: {error}"
         return self._message(kind, kind, value, "")
 
     def _message(self, root: Descriptor, kind: Descriptor, value: object, where: str) -> str:
@@ -101,7 +102,9 @@ class Explainer:
     def _value(self, root: Descriptor, field: FieldDescriptor, value: object, where: str) -> str:
         if field.message_type:
             return self._message(root, field.message_type, value, where)
-        if self._fits(field.containing_type, {field.name: [value] if field.is_repeated else value}):
+        if field.containing_type and self._fits(
+            field.containing_type, {field.name: [value] if field.is_repeated else value}
+        ):
             return ""
         if field.enum_type:
             names = ", ".join(member.name for member in field.enum_type.values)
