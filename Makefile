@@ -67,7 +67,7 @@ format: $(STAMP) ## Format code and contracts
 
 .PHONY: check
 check: protos ## Lint, types, layers, contracts, and that generating again changes nothing
-	$(BIN)/ruff format --check --quiet service tests tools
+	@$(BIN)/ruff format --check --quiet service tests tools >/dev/null || { $(BIN)/ruff format --check service tests tools; echo "make: \`make format\` does that" >&2; exit 1; }
 	$(BIN)/ruff check --quiet service tests tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache

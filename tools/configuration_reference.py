@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings
 
 from apibase.settings import Settings
 from orders.settings import OrderSettings
+from payments.settings import PaymentSettings
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
@@ -26,7 +27,7 @@ MACHINE = """## The command line and the tests
 | variable | meaning |
 | --- | --- |
 | `APIBASE_CACHE` | Folder of built and fetched programs (default: `apibase` in the user's cache folder). |
-| `APIBASE_DAPR_BIN` | Folder with `daprd`, `placement`, `scheduler` to use instead of looking for or building them. |
+| `APIBASE_DAPR_BIN` | Folder with `daprd`, `placement`, `scheduler` (`sentry` too, for mTLS) to use instead of building them. |
 | `APIBASE_POSTGRES_BIN` | Folder with PostgreSQL's programs. |
 | `APIBASE_REDIS_SERVER` | The `redis-server` program. |
 | `APIBASE_KAFKA_HOME` | Folder of a Kafka 4 installation, whose `libs` are used instead of downloading them. |
@@ -61,7 +62,13 @@ def table(title: str, settings: type[BaseSettings]) -> str:
 
 def main() -> int:
     """Write the page, or compare it."""
-    text = HEAD + table("A service", Settings) + table("The orders service", OrderSettings) + MACHINE
+    text = (
+        HEAD
+        + table("A service", Settings)
+        + table("The orders service", OrderSettings)
+        + table("The payments service", PaymentSettings)
+        + MACHINE
+    )
     if "--check" in sys.argv:
         if TARGET.read_text(encoding="utf-8") != text:
             print(f"{TARGET.name} is not what the settings say; run `make gen`", file=sys.stderr)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto
+from google.rpc import error_details_pb2
 
 from apibase.contract import LISTENER_OPTIONS
 from apibase.positions import DESCRIPTORS
@@ -88,7 +89,8 @@ def _protoc(contracts: dict[str, Path], roots: Sequence[Path], imports: Path, ou
     )
     if done.returncode:
         raise CodegenError((done.stderr or done.stdout).strip())
-    for file in FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes()).file:
+    descriptors = FileDescriptorSet.FromString((out / DESCRIPTORS).read_bytes())
+    for file in descriptors.file:
         if file.name not in contracts:
             continue
         if file.service:
@@ -96,6 +98,29 @@ def _protoc(contracts: dict[str, Path], roots: Sequence[Path], imports: Path, ou
         else:
             for suffix in _GRPC_SUFFIXES:
                 (out / _made_of(file.name, suffix)).unlink(missing_ok=True)
+
+    # So that tools which read the set, grpcurl for one, can show the details of an error.
+    names = {file.name for file in descriptors.file}
+    details = _with_dependencies([error_details_pb2.DESCRIPTOR])
+    descriptors.file.extend(file for file in details if file.name not in names)
+    (out / DESCRIPTORS).write_bytes(descriptors.SerializeToString(deterministic=True))
+
+
+def _with_dependencies(files: Iterable[FileDescriptor]) -> list[FileDescriptorProto]:
+    """Return files as messages, each after those that it imports."""
+    found: dict[str, FileDescriptorProto] = {}
+
+    def add(file: FileDescriptor) -> None:
+        if file.name not in found:
+            for dependency in file.dependencies:
+                add(dependency)
+            proto = FileDescriptorProto()
+            file.CopyToProto(proto)
+            found[file.name] = proto
+
+    for file in files:
+        add(file)
+    return list(found.values())
 
 
 def _made_of(contract: str, suffix: str) -> Path:
@@ -132,28 +157,19 @@ def _is_listener(method: MethodDescriptorProto) -> bool:
 
 def _installed_imports(contracts: dict[str, Path]) -> FileDescriptorSet:
     """Return the descriptors of every import that is not one of the contracts, dependencies first."""
-    found: dict[str, FileDescriptorProto] = {}
-
-    def add(file: FileDescriptor) -> None:
-        if file.name not in found:
-            for dependency in file.dependencies:
-                add(dependency)
-            proto = FileDescriptorProto()
-            file.CopyToProto(proto)
-            found[file.name] = proto
-
+    imported: list[FileDescriptor] = []
     for path in contracts.values():
         for name in _IMPORT.findall(_code(path)):
             if name in contracts or name.startswith(_WELL_KNOWN):
                 continue
             module = name.removesuffix(".proto").replace("/", ".").replace("-", "_") + "_pb2"
             try:
-                add(importlib.import_module(module).DESCRIPTOR)
+                imported.append(importlib.import_module(module).DESCRIPTOR)
             except ImportError as error:
                 raise CodegenError(
                     f'{path}: import "{name}" is neither one of the contracts nor in an installed package (module {module})'
                 ) from error
-    return FileDescriptorSet(file=found.values())
+    return FileDescriptorSet(file=_with_dependencies(imported))
 
 
 def _code(contract: Path) -> str:

@@ -174,6 +174,8 @@ class _Call:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         if kind is None:
             self._code = self._set_code(grpc.StatusCode.OK)
+        elif self._code is grpc.StatusCode.OK:
+            self._code = grpc.StatusCode.UNKNOWN
         logger.bind(
             logger="apibase.call",
             method=self._border.name,

@@ -96,6 +96,13 @@ def read_cases(path: Path | None) -> list[Case]:
     return [Case.from_json(line) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
+def _prepare(arguments: Sequence[str], app_ids: Sequence[str]) -> None:
+    """Read the arguments before anything is started."""
+    options = _options(arguments)
+    if options.kill is not None and options.kill not in app_ids:
+        raise SystemExit(f"apibase demo: --kill {options.kill}: no such app; there are {', '.join(app_ids)}")
+
+
 async def run(context: DemoContext) -> int:
     """Run the demo on a stack that is up; return 0 when everything became what the file expects."""
     options = _options(context.arguments)
@@ -126,6 +133,9 @@ async def run(context: DemoContext) -> int:
         await _check(results, shop)
     _report(context.console, results, took)
     return 1 if any(result.problems for result in results) else 0
+
+
+run.prepare = _prepare  # type: ignore[attr-defined]
 
 
 def _options(args: Sequence[str]) -> argparse.Namespace:
@@ -287,13 +297,15 @@ def _report(console: Console, results: Sequence[Result], took: float) -> None:
     """Print the table of orders, the totals, and whatever is not as expected."""
     if not console.is_terminal:
         console.width = _WIDE
-    console.print(_table(results, wide=console.width >= _WIDE))
+    console.print(_table(results, wide=console.width >= _WIDE), soft_wrap=False)
     orders = {result.order.order_id: result for result in results if result.order is not None}
     statuses = [result.outcome.lower() for result in orders.values()]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses), reverse=True))
     refused = sum(result.order is None for result in results)
+    repeated = len(results) - refused - len(orders)
     console.print(
-        f"{len(results)} requests: {len(orders)} orders ({counts}), {refused} refused; {took:.1f} s, {len(results) / took:.0f} requests/s"
+        f"{len(results)} requests: {len(orders)} orders ({counts}), {repeated} repeated, {refused} refused; "
+        f"{took:.1f} s, {len(results) / took:.0f} requests/s"
     )
     calls = sorted(result.called_seconds * 1000 for result in results)
     settled = sorted(result.settled_seconds * 1000 for result in results if result.settled_seconds is not None)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 from apibase import App, Settings
 from payments.service import PaymentService
+from payments.settings import PaymentSettings
 
 
-def build(settings: Settings | None = None) -> App:
+def build(settings: Settings | None = None, payment_settings: PaymentSettings | None = None) -> App:
     """Return the app, ready to run."""
     app = App(settings)
-    app.add_servicer(PaymentService(app.state(os.environ.get("PAYMENTS_STORE", "statestore")), app.publisher))
+    options = payment_settings or PaymentSettings()
+    app.add_servicer(PaymentService(app.state(options.store), app.publisher))
     return app

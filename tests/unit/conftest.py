@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 CONTRACTS = Path(__file__).parent / "contracts"
 
-# No folder of examples in the project, and no time limit on a machine that is busy.
-hypothesis.settings.register_profile("unit", database=None, deadline=None)
+# No folder of examples in the project, no time limit on a machine that is busy.
+hypothesis.settings.register_profile("unit", database=None, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("unit")
 
 

@@ -263,10 +263,8 @@ def test_a_folder_without_contracts_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_contract_with_letters_beyond_ascii_is_read_in_any_locale(project: Path) -> None:
-    book = project / "protos" / "library" / "v1" / "book.proto"
-    book.write_text(
-        f"{BOOK}// Ein Wörterbuch — 本\nservice Shop {{ rpc Buy(Book) returns (Book); }}\n", encoding="utf-8"
-    )
+    library = project / "protos" / "library" / "v1" / "library.proto"
+    library.write_text(ANNOTATED.replace("A book came back.", "Ein Wörterbuch kam zurück — 本."), encoding="utf-8")
     program = f"from pathlib import Path; from apibase.codegen import generate; generate([Path({str(project / 'protos')!r})], Path({str(project / 'generated')!r}))"
 
     done = subprocess.run(
@@ -278,3 +276,6 @@ def test_a_contract_with_letters_beyond_ascii_is_read_in_any_locale(project: Pat
     )
 
     assert done.returncode == 0, done.stderr
+    stub = (project / "generated" / "library" / "v1" / "library_pb2_grpc.pyi").read_text(encoding="utf-8")
+    assert "Ein Wörterbuch kam zurück — 本." in stub
+    assert "_EventContext" in stub

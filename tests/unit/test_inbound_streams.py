@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 
 from apibase import ServiceError
 from apibase.deadline import deadline
+from apibase.inbound import rpc_handlers
 from apibase.observability import trace_ids
 from tests.unit.fake_dapr import eventually
 from tests.unit.status import refused
@@ -179,6 +182,63 @@ async def test_a_caller_that_leaves_while_an_answer_is_being_sent_ends_the_handl
     assert seconds_left is not None
     line = log.one(logger="apibase.call")
     assert (line["code"], line["trace_id"]) == ("CANCELLED", "ab" * 16)
+    assert log.of(level="ERROR") == []
+
+
+class Gone:
+    """The context of a call that is over, though its handler was not told yet."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def write(self, message: Any) -> None:
+        raise grpc.aio.InternalError("the batch failed")
+
+
+def handler(desk: Desk, servicer: Any, method: str) -> Any:
+    """Return what gRPC calls for a method."""
+    handlers = rpc_handlers(desk.pb2.DESCRIPTOR.services_by_name["Desk"], servicer)
+    return handlers.service(SimpleNamespace(method=f"/desk.v1.Desk/{method}"))
+
+
+def question(desk: Desk) -> bytes:
+    return desk.pb2.Question(text="why").SerializeToString()
+
+
+async def test_what_ends_the_process_passes_the_border_and_is_not_logged_as_ok(desk: Desk, log: Log) -> None:
+    async def ask(request: Any, context: Any) -> Any:
+        raise KeyboardInterrupt
+
+    servicer = desk.grpc.DeskServicer()
+    servicer.Ask = ask
+
+    with pytest.raises(KeyboardInterrupt):
+        await handler(desk, servicer, "Ask").unary_unary(question(desk), Gone())
+
+    assert log.one(logger="apibase.call")["code"] == "UNKNOWN"
+
+
+async def test_an_answer_that_cannot_be_written_any_more_ends_the_handler_quietly(desk: Desk, log: Log) -> None:
+    ended: list[bool] = []
+
+    async def listen(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            yield desk.pb2.Answer(text="first")
+        finally:
+            ended.append(True)
+
+    servicer = desk.grpc.DeskServicer()
+    servicer.Listen = listen
+
+    # What gRPC takes for a call that was cancelled: it logs nothing, and sends nothing.
+    with pytest.raises(asyncio.CancelledError):
+        await handler(desk, servicer, "Listen").unary_stream(question(desk), Gone())
+
+    assert ended == [True]
+    assert log.one(logger="apibase.call")["code"] == "CANCELLED"
     assert log.of(level="ERROR") == []
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 Metadata = tuple[tuple[str, str | bytes], ...]
+_NOT_THERE = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN}
+"""How a call of an app that has no such method, or of none at all, ends."""
 
 
 def call(  # noqa: PLR0913
@@ -77,7 +79,7 @@ def call(  # noqa: PLR0913
         trace = secrets.token_hex(16)
         address = f"{LOOPBACK}:{sidecar.grpc_port}"
         async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            target = app_id or await _find_app(channel, state, method)
+            target = _known(state, app_id) if app_id else await _find_app(channel, state, method)
             metadata: Metadata = (
                 ("dapr-app-id", target),
                 ("traceparent", f"00-{trace}-{secrets.token_hex(8)}-01"),
@@ -93,6 +95,12 @@ def call(  # noqa: PLR0913
                     _print_metadata("trailing", error.trailing_metadata())
                 for line in describe(error, contracts.pool):
                     stderr_console().print(line, markup=False)
+                if (
+                    app_id
+                    and error.code() in _NOT_THERE
+                    and (hint := await _who_serves(channel, state, method, target))
+                ):
+                    stderr_console().print(hint, markup=False)
                 return 1
         return 0
 
@@ -186,9 +194,30 @@ def _sidecar(state: StackState, caller: str | None) -> InstanceState:
     for instance in state.instances:
         if instance.app_id == caller:
             return instance
-    known = ", ".join(sorted({instance.app_id for instance in state.instances}))
-    message = f"--from {caller}: not in the stack; there are {known}"
-    raise StackError(message)
+    raise _not_in_the_stack(f"--from {caller}", {instance.app_id for instance in state.instances})
+
+
+def _known(state: StackState, app_id: str) -> str:
+    """An app that is named: of the stack, or of its file, as one that has joined by `apibase run` is."""
+    known = {instance.app_id for instance in state.instances}
+    if app_id not in known:
+        known |= {app.app_id for app in read_topology(Path(state.topology)).apps}
+    if app_id not in known:
+        raise _not_in_the_stack(f"--app-id {app_id}", known)
+    return app_id
+
+
+def _not_in_the_stack(what: str, known: set[str]) -> StackError:
+    return StackError(f"{what}: not in the stack; there are {', '.join(sorted(known))}")
+
+
+async def _who_serves(channel: grpc.aio.Channel, state: StackState, method: Method, target: str) -> str:
+    """Which apps serve the method's service, where the one that was called does not say so; "" for none."""
+    known = [app.app_id for app in read_topology(Path(state.topology)).apps if app.is_grpc]
+    found = await serving_apps(channel, method.service, known)
+    if not found or target in found:
+        return ""
+    return f"{target} does not serve {method.service}; {', '.join(found)} {'does' if len(found) == 1 else 'do'}"
 
 
 async def _find_app(channel: grpc.aio.Channel, state: StackState, method: Method) -> str:

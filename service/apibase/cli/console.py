@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from apibase.cli.log_lines import human, parse
-from apibase.local.errors import QUOTE
+from apibase.cli.log_lines import human
+from apibase.local.errors import QUOTE, ended
 from apibase.local.events import Event, EventKind
+from apibase.local.log_fields import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 
 _WIDTH = 160  # Where there is no terminal to ask.
+_WIDE = 100
+_T = TypeVar("_T")
 
 
 def stdout_console() -> Console:
@@ -35,6 +38,14 @@ def stdout_console() -> Console:
 def stderr_console() -> Console:
     """A console on standard error, for progress and errors."""
     return _console(stderr=True)
+
+
+def beside(results: Console) -> Console:
+    """Where progress goes while results go to this console: on a terminal that shows both, through the same one.
+
+    rich keeps its living line below what is printed by the same console only.
+    """
+    return results if sys.stdout.isatty() and sys.stderr.isatty() else stderr_console()
 
 
 def fail(message: str) -> None:
@@ -69,6 +80,7 @@ class Progress:
         self._show_line = show_line
         self._waiting: dict[str, str] = {}
         self._ready = 0
+        self._death = ""
         self._status: Status | None = None
 
     def __enter__(self) -> Self:
@@ -81,8 +93,11 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the living line away."""
+        """Take the living line away; tell of a death that the error on its way out, if any, does not tell of."""
         self.settle()
+        told = "\n".join((str(error), *getattr(error, "__notes__", ()))) if isinstance(error, Exception) else ""
+        if self._death not in told:
+            self._say_death(self._death)
 
     def settle(self) -> None:
         """Stop the living line: everything is ready, or over."""
@@ -106,7 +121,10 @@ class Progress:
                 self._ready += 1
                 self._say(f"{event.subject} ready after {event.text}")
             case EventKind.DIED:
-                self._console.print(f"[bold red]{escape(event.subject)} ended:[/] {escape(event.text)}")
+                if self._death:
+                    self._say_death(f"{ended(event.subject, event.text)} too")
+                else:  # It ends the stack, and is told, with what its log says, once all is stopped.
+                    self._death = ended(event.subject, event.text)
             case EventKind.STOPPING:
                 self.settle()
                 self._console.print(f"[dim]stopping {escape(event.text)}[/]")
@@ -118,6 +136,9 @@ class Progress:
         else:
             self._console.print(f"[dim]{escape(text)}[/]")
 
+    def _say_death(self, text: str) -> None:
+        self._console.print(Text(text, "bold red"))
+
     def _update(self) -> None:
         if self._status and self._waiting:
             (name, reason), *others = self._waiting.items()
@@ -125,18 +146,19 @@ class Progress:
             self._status.update(escape(f"{self._ready} ready; waiting for {name}{more}: {reason}"))
 
 
-def stack_table(stack: Stack) -> Table:
-    """What runs where."""
-    table = Table(title=f"{stack.topology.file.name} is up on 127.0.0.1", title_justify="left", pad_edge=False)
-    for heading in ("app", "port", "dapr gRPC", "HTTP", "metrics", "pid", "daprd pid", "log"):
-        table.add_column(heading, justify="left" if heading in {"app", "log"} else "right", overflow="fold")
+def stack_table(stack: Stack, width: int) -> Table:
+    """What runs where; the ports of metrics, which are asked for least, only if there is room for them."""
+    table = Table(title=f"{stack.topology.file.name} is up on 127.0.0.1", title_justify="left")
+    table.add_column("app", no_wrap=True)
+    for heading in ("port", "dapr gRPC", "HTTP", *_metrics(width, "metrics"), "pid", "daprd pid"):
+        table.add_column(heading, justify="right")
     for instance in stack.instances:
         state: InstanceState = instance.state()
-        log = state.app_log if state.app_pid else state.sidecar_log
-        table.add_row(
-            instance.label,
-            *(str(number or "-") for number in (state.app_port, state.grpc_port, state.http_port, state.metrics_port)),
-            *(str(number or "-") for number in (state.app_pid, state.sidecar_pid)),
-            log.rpartition("/")[2],
-        )
+        ports = (state.app_port, state.grpc_port, state.http_port, *_metrics(width, state.metrics_port))
+        numbers = (*ports, state.app_pid, state.sidecar_pid)
+        table.add_row(instance.label, *(str(number or "-") for number in numbers))
     return table
+
+
+def _metrics(width: int, value: _T) -> tuple[_T, ...]:
+    return (value,) if width >= _WIDE else ()

@@ -12,6 +12,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from apibase.cli.json_problems import Explainer
+from apibase.contract import LISTENER_OPTIONS
 from apibase.local.errors import StackError
 
 if TYPE_CHECKING:
@@ -65,6 +67,11 @@ class Contracts:
             if not file.package.startswith(_NOT_OURS):
                 yield from file.services_by_name.values()
 
+    def rpcs(self) -> Iterator[MethodDescriptor]:
+        """The methods that an app may call: all but listeners."""
+        for service in self.services():
+            yield from (method for method in service.methods if not _is_listener(method))
+
     def method(self, name: str) -> Method:
         """The rpc of `package.Service/Method` (a leading slash or a dot before the method will do); else the nearest names."""
         wanted = name.strip("/")
@@ -73,7 +80,11 @@ class Contracts:
         }
         for full, descriptor in found.items():
             if wanted in {full, full.replace("/", ".")}:
+                if _is_listener(descriptor):
+                    message = f"{descriptor.name} is a listener: only the sidecar calls it"
+                    raise StackError(message)
                 return _method(descriptor)
+        found = {full: method for full, method in found.items() if not _is_listener(method)}
         short = [full for full in found if full.rpartition(".")[2] == wanted or full.endswith(f"/{wanted}")]
         near = short or difflib.get_close_matches(wanted, found, n=4, cutoff=0.5) or sorted(found)
         listed = "\n".join(f"  {full}" for full in near)
@@ -86,7 +97,10 @@ class Contracts:
         try:
             json_format.Parse(text, message, descriptor_pool=self.pool)
         except json_format.ParseError as error:
-            problem = f"the request is no {kind.DESCRIPTOR.full_name}: {error}"
+            problem = (
+                Explainer(self.pool).explain(kind.DESCRIPTOR.full_name, text)
+                or f"the request is no {kind.DESCRIPTOR.full_name}: {error}"
+            )
             raise StackError(problem) from error
         return message
 
@@ -100,6 +114,11 @@ class Contracts:
             descriptor_pool=self.pool,
             ensure_ascii=False,
         )
+
+
+def _is_listener(method: MethodDescriptor) -> bool:
+    options = method.GetOptions()
+    return any(options.HasExtension(option) for option in LISTENER_OPTIONS)
 
 
 def _method(descriptor: MethodDescriptor) -> Method:

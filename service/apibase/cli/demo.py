@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apibase.cli.choices import DaprSeries, Replicas, TopologyFile, find_project, load_function, read_replicas
-from apibase.cli.console import Progress, stderr_console, stdout_console
+from apibase.cli.console import Progress, beside, stderr_console, stdout_console
 from apibase.cli.runner import Interruption, run_command
 from apibase.local.dapr_tool import SERIES
 from apibase.local.demo import DemoContext
@@ -18,6 +18,8 @@ from apibase.local.topology import read_topology
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+
+    from apibase.local.topology import Topology
 
 _SETTING = "tool.apibase.demo"
 
@@ -43,25 +45,47 @@ def demo(
                 f"{project.root / 'pyproject.toml'}: {_SETTING} is not set; it names the job, as module:function"
             )
         job = load_function(project.demo, _SETTING, project.root)
+        topology = read_topology(project.topology)
+        words = tuple(arguments or ())
+        code = _prepare(job, words, topology)
+        if code is not None:
+            return code
         console = stdout_console()
-        progress = Progress(stderr_console())
+        progress = Progress(beside(console))
         options = StackOptions(
             replicas=read_replicas(replicas),
             dapr=dapr,
             log_runs=project.log_folder,
             on_event=interruption.unless_gone(progress.on_event),
         )
-        stack = Stack(read_topology(project.topology), options)
+        stack = Stack(topology, options)
         interruption.kill = stack.kill_now
         with progress:
             async with stack:
                 progress.settle()
-                outcome = await stack.run(_as_coroutine(job(DemoContext(stack, console, tuple(arguments or ())))))
+                outcome = await stack.run(_as_coroutine(job(DemoContext(stack, console, words))))
         if not isinstance(outcome, int):
             raise StackError(f"{_SETTING} = {project.demo!r} returned {outcome!r} where an exit code is expected")
         return int(outcome)
 
     run_command(command)
+
+
+def _prepare(job: object, arguments: tuple[str, ...], topology: Topology) -> int | None:
+    """Have the job read its arguments, if it wants to, before anything is started; an exit code ends the command."""
+    prepare = getattr(job, "prepare", None)
+    if not callable(prepare):
+        return None
+    try:
+        prepare(arguments, tuple(app.app_id for app in topology.apps))
+    except ValueError as error:
+        raise StackError(str(error)) from error
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        stderr_console().print(str(ended.code), markup=False)
+        return 1
+    return None
 
 
 async def _as_coroutine(work: Awaitable[object]) -> object:

@@ -9,6 +9,7 @@ import grpc.aio
 from apibase.cli.contracts import Contracts
 from apibase.cli.discovery import CHANNEL_OPTIONS, serving_apps
 from apibase.local.errors import StackError
+from apibase.local.wording import apibase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,10 @@ async def suggest_call(stack: Stack, descriptors: Path) -> str:
         return ""
     address = stack.sidecar(stack.instances[-1].spec.app_id).grpc_address
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        for service in contracts.services():
-            if service.methods and await serving_apps(channel, service.full_name, apps):
-                return f"apibase call {service.full_name}/{service.methods[0].name} -d '{{}}'"
+        asked: set[str] = set()
+        for method in contracts.rpcs():
+            service = method.containing_service.full_name
+            if service not in asked and await serving_apps(channel, service, apps):
+                return f"{apibase()} call {service}/{method.name} -d '{{}}'"
+            asked.add(service)
     return ""

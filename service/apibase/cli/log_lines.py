@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from apibase.local.events import Event, Role
+from apibase.local.log_fields import LEVEL, MESSAGE, QUIET_LEVELS, TIME, TRACE, level, parse, pick
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,14 +20,9 @@ if TYPE_CHECKING:
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _LEVELS = {"WARNING": "yellow", "WARN": "yellow", "ERROR": "red", "CRITICAL": "bold red", "FATAL": "bold red"}
-_TIME = ("time", "timestamp", "ts", "@timestamp")
-_LEVEL = ("level", "severity", "levelname", "lvl")
-_MESSAGE = ("message", "msg", "event")
-_TRACE = ("trace_id", "traceId", "trace", "trace.id")
 _NOISE = {"app", "app_id", "service", "instance", "scope", "type", "ver", "span_id", "pid", "logger"}
-_SHOWN = {*_TIME, *_LEVEL, *_MESSAGE, *_TRACE, *_NOISE}
-_QUIET_LEVELS = {"TRACE", "DEBUG", "INFO"}
-_QUIET_WHILE_CHANGING = {*_QUIET_LEVELS, "WARNING", "WARN", "ERROR"}
+_SHOWN = {*TIME, *LEVEL, *MESSAGE, *TRACE, *_NOISE}
+_QUIET_WHILE_CHANGING = {*QUIET_LEVELS, "WARNING", "WARN", "ERROR"}
 
 
 class LogPrinter:
@@ -65,17 +61,17 @@ class LogPrinter:
     def _is_loud(self, fields: Mapping[str, object], line: str) -> bool:
         if not fields:
             return bool(line.strip())
-        quiet = _QUIET_LEVELS if self.steady else _QUIET_WHILE_CHANGING
-        return str(_pick(fields, _LEVEL)).upper() not in quiet
+        quiet = QUIET_LEVELS if self.steady else _QUIET_WHILE_CHANGING
+        return level(fields) not in quiet
 
 
 def human(fields: Mapping[str, object]) -> Text:
     """A JSON line's fields: time, level, message, what else it says, and the trace."""
-    level = str(_pick(fields, _LEVEL)).upper()
+    grade = level(fields)
     text = Text()
-    if clock := _clock(_pick(fields, _TIME)):
+    if clock := _clock(pick(fields, TIME)):
         text.append(f"{clock} ", "dim")
-    text.append(f"{level:<7} ", _LEVELS.get(level, "")).append(str(_pick(fields, _MESSAGE)))
+    text.append(f"{grade:<7} ", _LEVELS.get(grade, "")).append(str(pick(fields, MESSAGE)))
     others = {
         key: value for key, value in fields.items() if key not in _SHOWN and not _is_said(value, text.plain, fields)
     }
@@ -85,7 +81,7 @@ def human(fields: Mapping[str, object]) -> Text:
     for key, value in others.items():
         if key not in long:
             text.append(f"  {key}={_short(value)}", "dim")
-    if trace := _pick(fields, _TRACE):
+    if trace := pick(fields, TRACE):
         text.append(f"  trace={trace}", "dim")
     for value in long.values():  # A traceback, say.
         text.append(f"\n{value.rstrip()}")
@@ -94,22 +90,7 @@ def human(fields: Mapping[str, object]) -> Text:
 
 def _is_said(value: object, line: str, fields: Mapping[str, object]) -> bool:
     """Whether a field says nothing that the line does not say already, as a method's name or the trace may."""
-    return value in ("", None) or (isinstance(value, str) and (value in line.split() or value == _pick(fields, _TRACE)))
-
-
-def parse(line: str) -> dict[str, object]:
-    """The fields of a JSON line; none if it is not one."""
-    if not line.startswith("{"):
-        return {}
-    try:
-        fields = json.loads(line)
-    except ValueError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
-def _pick(fields: Mapping[str, object], names: tuple[str, ...]) -> object:
-    return next((fields[name] for name in names if fields.get(name)), "")
+    return value in ("", None) or (isinstance(value, str) and (value in line.split() or value == pick(fields, TRACE)))
 
 
 def _clock(value: object) -> str:

@@ -13,11 +13,13 @@ import typer
 from apibase.cli.choices import TopologyFile, find_project
 from apibase.cli.console import Progress, stderr_console, stdout_console
 from apibase.cli.runner import Interruption, run_command
-from apibase.local.errors import NoStack
+from apibase.local.dapr_tool import SERIES
+from apibase.local.errors import NoStack, StackError
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.state_file import StackState, running_stack
 from apibase.local.topology import Topology, read_topology
+from apibase.local.wording import apibase, genitive
 
 if TYPE_CHECKING:
     from apibase.local.project import Project
@@ -45,11 +47,13 @@ def run(
 
     async def command(interruption: Interruption) -> int:
         topology = _one_app(read_topology(project.topology), app, tuple(words or ()))
+        if not sidecar_only and not topology.app(app).started_by_us:
+            raise StackError(f"{app} has no command; give one: {apibase()} run {app} -- python call.py")
         state = _running(project)
         console = stderr_console()
         if state and any(instance.app_id == app and instance.app_pid for instance in state.instances):
             console.print(
-                f"{app} runs in the stack already, so the two share its calls; to have them all: apibase up --skip {app}"
+                f"{app} runs in the stack already, so the two share its calls; to have them all: {apibase()} up --skip {app}"
             )
         progress = Progress(console)
         options = StackOptions(
@@ -57,6 +61,7 @@ def run(
             sidecar_only=frozenset({app}) if sidecar_only else frozenset(),
             foreground=app,
             join=state.platform if state else None,
+            dapr=(state.dapr if state else "") or SERIES,
             state_file=None if state else project.state_file,
             log_runs=None if state else project.log_folder,
             # Beside the stack's own logs when there is a stack, so that one search finds all of a trace.
@@ -97,5 +102,5 @@ def _print_environment(stack: Stack, app: str) -> None:
     for name, value in sorted(stack.environment(app).items()):
         console.print(f"export {name}={shlex.quote(value)}", markup=False)
     stderr_console().print(
-        f"{app}'s sidecar waits for an app on port {stack.environment(app).get('APP_PORT', '-')}; Ctrl-C ends it"
+        f"{genitive(app)} sidecar waits for an app on port {stack.environment(app).get('APP_PORT', '-')}; Ctrl-C ends it"
     )

@@ -81,7 +81,7 @@ def run_command(command: Callable[[Interruption], Coroutine[Any, Any, int]]) -> 
     try:
         code = asyncio.run(interruption.guard(command(interruption)))
     except StackError as error:
-        fail(str(error))
+        fail("\n".join((str(error), *getattr(error, "__notes__", ()))))
         code = 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT

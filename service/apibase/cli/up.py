@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from apibase.cli.choices import DaprSeries, DataFolder, FixedPorts, Replicas, TopologyFile, find_project, read_replicas
-from apibase.cli.console import Progress, stack_table, stderr_console, stdout_console
+from apibase.cli.console import Progress, beside, stack_table, stdout_console
 from apibase.cli.first_call import suggest_call
 from apibase.cli.log_lines import LogPrinter
 from apibase.cli.runner import Interruption, run_command
@@ -18,6 +18,7 @@ from apibase.local.errors import StackError
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import Topology, read_topology
+from apibase.local.wording import apibase
 
 if TYPE_CHECKING:
     from apibase.local.project import Project
@@ -53,7 +54,7 @@ def up(  # noqa: PLR0913
         topology = read_topology(project.topology)
         console = stdout_console()
         printer = LogPrinter(console, topology, raw=raw, sidecar_logs=sidecar_logs)
-        progress = Progress(stderr_console(), printer.show)
+        progress = Progress(beside(console), printer.show)
         options = StackOptions(
             apps=choose_apps(topology, only, skip),
             replicas=read_replicas(replicas),
@@ -71,7 +72,7 @@ def up(  # noqa: PLR0913
             async with stack:
                 progress.settle()
                 interruption.normal = True
-                console.print(stack_table(stack))
+                console.print(stack_table(stack, console.width))
                 await _say_what_next(stack, project)
                 printer.steady = True
                 try:
@@ -95,6 +96,6 @@ def choose_apps(topology: Topology, only: list[str] | None, skip: list[str] | No
 
 async def _say_what_next(stack: Stack, project: Project) -> None:
     console = stdout_console()
-    if line := f"apibase call {project.call}" if project.call else await suggest_call(stack, project.descriptors):
+    if line := f"{apibase()} call {project.call}" if project.call else await suggest_call(stack, project.descriptors):
         console.print(Text.assemble("\nCall it:  ", (line, "bold")))
     console.print(f"Logs:     {stack.log_folder}\nEnd it:   Ctrl-C\n", markup=False)

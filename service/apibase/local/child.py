@@ -35,7 +35,7 @@ def run_logged(
     even when this runs in a thread; on Linux the kernel ends it should we be killed.
     """
     # The launcher ties the command's life to ours without running Python code between fork and exec.
-    launcher = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(signal.SIGTERM)), "", ""]
+    launcher = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(signal.SIGKILL)), "", ""]
     begin = log.stat().st_size if log.exists() else 0
     started = time.monotonic()
     with log.open("ab") as output:

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DemoContext:
-    """A stack that is up, a console to report on, and the words that followed `apibase demo`."""
+    """A stack that is up, a console to report on, and the words that followed `apibase demo`.
+
+    The function may have an attribute `prepare`, a callable `(arguments, app_ids)`, both tuples of str. It is called before
+    anything is started; what it raises, `ValueError` with a message or `SystemExit` as argparse does, ends the command.
+    """
 
     stack: Stack
     console: Console

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from apibase.local.last_words import reason, worth_showing
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 QUOTE = "  | "
 """Before each line of a log that is quoted in a message."""
+KILLED = "killed by "
+"""Before the signal that ended a process."""
 
 
 class StackError(RuntimeError):
@@ -40,12 +44,22 @@ class ChildDied(StackError):
         self.how = how
         self.log_path = log_path
         self.tail = tail
-        super().__init__(with_tail(f"{name} ended: {how}", log_path, tail))
+        # What a signal ended has no last words; whatever it said before was about something else.
+        why = "" if how.startswith(KILLED) else reason(tail)
+        headline = f"{ended(name, how)}: {why}" if why else ended(name, how)
+        super().__init__(with_tail(headline, log_path, tail, worth_showing(tail)))
 
 
-def with_tail(message: str, log_path: Path | None, tail: list[str]) -> str:
-    """Add the last lines of a log, and where the whole log is, to a message."""
+def ended(name: str, how: str) -> str:
+    """Say that a process ended, and how."""
+    return f"{name} was {how}" if how.startswith(KILLED) else f"{name} ended with {how}"
+
+
+def with_tail(message: str, log_path: Path | None, tail: list[str], shown: list[str] | None = None) -> str:
+    """Add the last lines of a log, or those of them that are to be `shown`, and where the whole log is, to a message."""
     if not tail:
         return f"{message}\nIt wrote nothing to its log." if log_path else message
-    lines = "\n".join(f"{QUOTE}{line}" for line in tail)
+    if shown == []:
+        return f"{message}\nIts log ends without a warning: {log_path}"
+    lines = "\n".join(f"{QUOTE}{line}" for line in shown or tail)
     return f"{message}\nThe last lines of its log:\n{lines}\nAll of it: {log_path}"

@@ -41,6 +41,6 @@ class Event:
     kind: EventKind
     role: Role
     subject: str
-    """The process's name: `postgres`, `orders`, `orders's sidecar`."""
+    """The process's name: `postgres`, `orders`, `orders' sidecar`."""
     text: str = ""
     app_id: str = ""

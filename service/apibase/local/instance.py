@@ -16,6 +16,7 @@ from apibase.local.process import ManagedProcess, ProcessSpec
 from apibase.local.service import Service
 from apibase.local.sidecar import InstancePorts
 from apibase.local.state_file import InstanceState
+from apibase.local.wording import genitive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -99,7 +100,7 @@ def choose_ports(app: AppSpec, pool: PortPool, *, fixed: bool) -> InstancePorts:
     """Free ports; those that the file asks for if `fixed`, or where the app is somebody else's to start."""
 
     def choose(wanted: int | None, what: str) -> int:
-        return pool.take_fixed(wanted, f"{app.app_id}'s {what}") if fixed and wanted else pool.take()
+        return pool.take_fixed(wanted, f"{genitive(app.app_id)} {what}") if fixed and wanted else pool.take()
 
     if app.calls_only:
         port = 0
@@ -162,7 +163,7 @@ def plan_app(
     )
     waits_for = "grpc.health.v1 does not say SERVING" if app.protocol == "grpc" else "its port is not open"
     held = (ports.app,) if app.started_by_us else ()
-    return Service(spec, _serves(app, ports.app), waits_for, _READY_SECONDS, held)
+    return Service(spec, _serves(app, ports.app), waits_for, _READY_SECONDS, held, meanwhile="it does not serve yet")
 
 
 def check_commands(apps: Iterable[AppSpec]) -> None:
@@ -171,6 +172,16 @@ def check_commands(apps: Iterable[AppSpec]) -> None:
     for app in apps:
         if app.started_by_us:
             _executable(app, app.env.get("PATH", path))
+
+
+def check_ports(apps: Iterable[AppSpec]) -> None:
+    """Find that the ports which the file asks for are free; `StackError` names one that is not, and whose it is to be."""
+    pool = PortPool()
+    try:
+        for app in apps:
+            choose_ports(app, pool, fixed=True)
+    finally:
+        pool.close()
 
 
 def _executable(app: AppSpec, path: str) -> str:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apibase.local import guard, launch
-from apibase.local.errors import ChildDied, NotReady, with_tail
+from apibase.local.errors import KILLED, ChildDied, NotReady, with_tail
+from apibase.local.last_words import LINES_SEARCHED, LINES_SHOWN
 from apibase.local.log_file import LogFile
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.1
 _GROUP_GRACE = 2.0
-_DIAGNOSTIC_LINES = 15
 _ENDING = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGSEGV}
 
 
@@ -174,7 +174,7 @@ class ManagedProcess:
             self._popen.kill()
             guard.send(self.pid, signal.SIGKILL)
 
-    def tail(self, lines: int = _DIAGNOSTIC_LINES) -> list[str]:
+    def tail(self, lines: int = LINES_SHOWN) -> list[str]:
         """The last lines of the log."""
         return self._log.tail(lines) if self._log else []
 
@@ -186,13 +186,13 @@ class ManagedProcess:
         if code >= 0:
             return f"exit code {code}"
         with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-code).name}"
-        return f"killed by signal {-code}"
+            return f"{KILLED}{signal.Signals(-code).name}"
+        return f"{KILLED}signal {-code}"
 
     def died(self) -> ChildDied:
         """The error for an end that nobody asked for."""
         log_path = None if self.spec.foreground else self.spec.log_path
-        return ChildDied(self.name, self.how_it_ended(), log_path, self.tail())
+        return ChildDied(self.name, self.how_it_ended(), log_path, self.tail(LINES_SEARCHED))
 
     async def _end_group(self) -> None:
         """End what the leader left behind: it may have had children of its own."""

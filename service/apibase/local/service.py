@@ -22,3 +22,5 @@ class Service:
     """Seconds until its absence is an error."""
     ports: tuple[int, ...] = ()
     """To be released to it just before the start."""
+    meanwhile: str = ""
+    """What is shown while it is waited for, where `waits_for` is for the one who has to find out why it never came."""

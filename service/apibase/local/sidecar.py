@@ -10,6 +10,7 @@ from apibase.local.ports import LOOPBACK
 from apibase.local.probes import Probe, http_ok, sidecar_reaches
 from apibase.local.process import ProcessSpec
 from apibase.local.service import Service
+from apibase.local.wording import genitive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,9 +102,8 @@ def plan_sidecar(  # noqa: PLR0913
     ]
     if ports.app:
         command += [f"--app-port={ports.app}", f"--app-channel-address={LOOPBACK}", *_health(app)]
-    possessive = "'" if label.endswith("s") else "'s"
     spec = ProcessSpec(
-        f"{label}{possessive} sidecar", tuple(command), {**env, "DAPR_HOST_IP": LOOPBACK}, logs, logs / f"{label}.daprd.log",
+        f"{genitive(label)} sidecar", tuple(command), {**env, "DAPR_HOST_IP": LOOPBACK}, logs, logs / f"{label}.daprd.log",
         grace=SHUTDOWN_SECONDS + 5,
     )  # fmt: skip
     path = "/v1.0/healthz" if with_app else "/v1.0/healthz/outbound"
@@ -114,6 +114,7 @@ def plan_sidecar(  # noqa: PLR0913
         f"{path} is not 204, or the app can't be called through it" if through else f"{path} is not 204",
         within=60,
         ports=(ports.http, ports.grpc, ports.internal, ports.metrics),
+        meanwhile="it is not healthy yet",
     )
 
 

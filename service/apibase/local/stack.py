@@ -14,7 +14,7 @@ from apibase.local.backends import Backend, address_variables, to_embed
 from apibase.local.components import components_of
 from apibase.local.errors import ChildDied, StackError
 from apibase.local.events import Event, EventKind, Role
-from apibase.local.instance import Instance, RunningApp, RunningSidecar, check_commands, dapr_variables
+from apibase.local.instance import Instance, RunningApp, RunningSidecar, check_commands, check_ports, dapr_variables
 from apibase.local.instance_plan import InstancePlanner
 from apibase.local.log_run import LogRun
 from apibase.local.options import StackOptions
@@ -176,6 +176,9 @@ class Stack:
     async def _start(self) -> None:
         apps = self.options.chosen(self.topology)
         check_commands(apps)
+        if self.options.fixed_ports:
+            check_ports(apps)
+        variables = address_variables(components_of(apps))
         if self._state:
             self._state.acquire()
         self._supervisor.guardian.start()
@@ -183,12 +186,7 @@ class Stack:
         self._supervisor.guardian.remove(run)
         if self._state:
             self._supervisor.guardian.remove(self._state.path)
-        if self.options.log_runs:
-            self._log_run = LogRun(self.options.log_runs)
-        logs = self._logs = self._log_run.folder if self._log_run else self.options.log_dir or run / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
         self._note()
-        variables = address_variables(components_of(apps))
         wanted = to_embed(variables, os.environ)
         own = {variable: os.environ[variable] for variable in variables if variable not in wanted}
         tools = self.options.tools or await find_tools(
@@ -198,6 +196,11 @@ class Stack:
             series=self.options.dapr,
             progress=self._tell,
         )
+        # Not before all that can be wrong has been looked at: a run that never began is none of the few that are kept.
+        if self.options.log_runs:
+            self._log_run = LogRun(self.options.log_runs)
+        logs = self._logs = self._log_run.folder if self._log_run else self.options.log_dir or run / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
         platform = await self._platform(tools, wanted, run, logs)
         self.platform = platform = dataclasses.replace(platform, env={**platform.env, **own})
         planner = InstancePlanner(self.options, tools, platform, self._ports, run=run, logs=logs)
@@ -246,7 +249,7 @@ class Stack:
 
     def _note(self) -> None:
         if self._state and self._run:
-            self._state.write(note(self, self._run, self._supervisor.pids(), ready=self._ready))
+            self._state.write(note(self, self._run, self._logs, self._supervisor.pids(), ready=self._ready))
 
     async def _end(self) -> None:
         with contextlib.ExitStack() as finally_do:  # Each, whatever becomes of the ones before; the last one first.

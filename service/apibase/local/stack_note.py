@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from apibase.local.stack import Stack
 
 
-def note(stack: Stack, run: Path, pids: Iterable[int], *, ready: bool) -> StackState:
+def note(stack: Stack, run: Path, logs: Path | None, pids: Iterable[int], *, ready: bool) -> StackState:
     """The state as of now."""
     supervisor = os.getpid()
     platform = stack.platform
@@ -25,8 +25,9 @@ def note(stack: Stack, run: Path, pids: Iterable[int], *, ready: bool) -> StackS
         stack_id=stack.stack_id,
         topology=str(stack.topology.file),
         run_folder=str(run),
-        log_folder=str(stack.log_folder),
+        log_folder=str(logs or ""),
         ready=ready,
+        dapr=stack.options.dapr,
         env=platform.env if platform else {},
         placement=platform.placement if platform else "",
         scheduler=platform.scheduler if platform else "",

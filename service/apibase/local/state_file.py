@@ -16,6 +16,7 @@ from apibase.local import guard
 from apibase.local.errors import NoStack, StackAlreadyUp
 from apibase.local.run_folder import RUN_PREFIX, run_folders
 from apibase.local.sidecar import Platform
+from apibase.local.wording import apibase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +60,7 @@ class StackState:
     run_folder: str
     log_folder: str
     ready: bool = False
+    dapr: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     placement: str = ""
     scheduler: str = ""
@@ -123,7 +125,7 @@ def running_stack(path: Path) -> StackState:
     """The stack that is up; `NoStack` if there is none."""
     state = _read(path)
     if state is None or not state.supervised:
-        message = "no stack is up in this project; start one with: apibase up"
+        message = f"no stack is up in this project; start one with: {apibase()} up"
         raise NoStack(message)
     if not state.ready:
         message = f"the stack of process {state.supervisor_pid} is still starting"

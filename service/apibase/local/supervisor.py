@@ -81,7 +81,7 @@ class Supervisor:
         """Wait until a service's process is ready."""
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        self.waiting(role, process.name, service.waits_for)
+        self.waiting(role, process.name, service.meanwhile or service.waits_for)
         await process.until(service.ready, service.within, service.waits_for)
         self._on_event(Event(EventKind.READY, role, process.name, f"{loop.time() - begin:.1f} s"))
 

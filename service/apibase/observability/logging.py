@@ -69,11 +69,17 @@ def _text_line(record: Record) -> str:
         for key, value in record["extra"].items()
         if key not in {"logger", "app_id", "span_id", "correlation_id"}
     }
-    fields = "".join(f" {key}={value}" for key, value in extra.items())
+    fields = "".join(f" {key}={_plain(value)}" for key, value in extra.items())
     error = _error(record)
-    return f"{record['time']:%H:%M:%S.%f} {record['level'].name:<7} {record['message']}{fields}\n" + (
-        f"{error['stack']}\n" if error else ""
+    return (
+        f"{record['time']:%H:%M:%S}.{record['time'].microsecond // 1000:03} {record['level'].name:<7} {record['message']}{fields}\n"
+        + (f"{error['stack']}\n" if error else "")
     )
+
+
+def _plain(value: object) -> str:
+    """Return a field's value as a person reads it."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _error(record: Record) -> dict[str, str] | None:

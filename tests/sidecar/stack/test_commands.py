@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import time
 import pytest
 
 from apibase.local import guard
+from apibase.local.dapr_tool import SERIES
 from tests.sidecar.stack.toy_project import APIBASE, ECHO, UP, Toy
 
 
@@ -22,7 +24,7 @@ from tests.sidecar.stack.toy_project import APIBASE, ECHO, UP, Toy
 def test_up_shows_where_everything_runs_and_call_goes_through_a_sidecar(toy: Toy) -> None:
     up = toy.start("up")
     printed = toy.until_printed(up, UP)
-    assert re.search(r"│\s*echo\s*│\s*\d+ │", printed)
+    assert re.search(r"│ echo\s*│\s*\d+ │", printed)
     line = f"apibase call {ECHO} -d '{{}}'"
     assert line in printed
 
@@ -38,6 +40,12 @@ def test_up_shows_where_everything_runs_and_call_goes_through_a_sidecar(toy: Toy
     (toy.root / "words").write_text('{"text": "a"}\n{"text": "b"}\n')
     joined = toy.call("toy.v1.EchoService/Join", "-d", "@words", "--app-id", "other", "--from", "echo")
     assert (json.loads(joined.stdout)["text"], json.loads(joined.stdout)["app_id"]) == ("a b", "other")
+
+    unknown = toy.call(ECHO, "--app-id", "ech")
+    assert unknown.stderr == "apibase: --app-id ech: not in the stack; there are caller, echo, other\n"
+    elsewhere = toy.call(ECHO, "--app-id", "caller")
+    assert elsewhere.returncode == 1
+    assert elsewhere.stderr.endswith("caller does not serve toy.v1.EchoService; echo does\n")
 
     refused = toy.call("toy.v1.EchoService/Refuse")
     assert refused.returncode == 1
@@ -66,12 +74,14 @@ def test_up_ends_and_names_a_child_that_is_killed(toy: Toy) -> None:
     up = toy.start("up")
     toy.until_printed(up, UP)
     state = json.loads(toy.state.read_text())
+    assert state["dapr"] == SERIES
     victim = next(instance for instance in state["instances"] if instance["app_id"] == "other")
     os.kill(victim["app_pid"], signal.SIGKILL)
     assert up.wait(30) == 1
     said = toy.output.read_text()
-    assert "apibase: other ended: killed by SIGKILL" in said
-    assert "  | INFO    serving" in said
+    assert said.count("SIGKILL") == 1
+    assert "apibase: other was killed by SIGKILL\n" in said
+    assert "  | " not in said, "what was printed before is not printed again"
     assert victim["app_log"] in said
     assert toy.left_behind() == []
 
@@ -106,6 +116,33 @@ def test_run_alone_starts_what_the_app_needs(toy: Toy) -> None:
     )
     assert run.wait(30) == 5
     assert "\n127.0.0.1:" in toy.output.read_text()
+    assert toy.left_behind() == []
+
+
+@pytest.mark.req("R14.1")
+def test_what_cannot_be_run_is_refused_before_anything_is_started(toy: Toy) -> None:
+    topology = toy.root / "compose/dapr.yaml"
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        topology.write_text(topology.read_text().replace("7002", str(port)))
+        refused = {
+            ("run", "caller"): "apibase: caller has no command; give one: apibase run caller -- python call.py\n",
+            (
+                "up",
+                "--fixed-ports",
+            ): f"apibase: port {port}, wanted by other's app, is in use; leave out --fixed-ports or free it\n",
+            ("demo", "--dapr", "9"): "Dapr 9 ",
+            ("demo", "never"): "apibase: expected an exit code, found 'never'; there are echo, other, caller\n",
+            ("demo", "--", "--help"): "",
+        }
+        for arguments, said in refused.items():
+            process = toy.start(*arguments, APIBASE_DAPR_BIN="")
+            assert process.wait(30) == (0 if "--help" in arguments else 1), toy.output.read_text()
+            assert said in toy.output.read_text()
+            assert "ready" not in toy.output.read_text()
+    assert list((toy.root / ".apibase").glob("logs/*")) == []
     assert toy.left_behind() == []
 
 

@@ -83,8 +83,7 @@ async def test_a_child_that_dies_is_the_error_of_whatever_ran_meanwhile(
         async with Stack(read_topology(toy.root / "compose/dapr.yaml"), options(toy, monkeypatch)) as stack:
             await echo(stack, "die")
     assert hasattr(caught.value, "__notes__"), caught.value
-    assert "echo ended: exit code 7" in caught.value.__notes__[0]
-    assert "told to die" in caught.value.__notes__[0]
+    assert "echo ended with exit code 7: told to die" in caught.value.__notes__[0]
     assert toy.left_behind() == []
 
 
@@ -93,7 +92,7 @@ async def test_an_app_that_does_not_start_is_named_with_its_code_and_its_last_wo
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = options(toy, monkeypatch, env={"other": {"TOY_FAIL": "no database"}})
-    with pytest.raises(ChildDied, match=r"(?s)other ended: exit code 3.*no database"):
+    with pytest.raises(ChildDied, match=r"(?s)other ended with exit code 3: cannot start.*no database"):
         async with Stack(read_topology(toy.root / "compose/dapr.yaml"), chosen):
             pytest.fail("it was up")
     assert toy.left_behind() == []

@@ -35,7 +35,9 @@ class Toy:
         return self.root / ".apibase/stack.json"
 
     def environment(self, **variables: str) -> dict[str, str]:
-        return {**os.environ, "TMPDIR": str(self.temp), MARK: str(self.temp), "COLUMNS": "200", **variables}
+        path = f"{APIBASE.parent}{os.pathsep}{os.environ['PATH']}"
+        own = {"PATH": path, "TMPDIR": str(self.temp), MARK: str(self.temp), "COLUMNS": "200"}
+        return {**os.environ, **own, **variables}
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         """Start `apibase`; its output goes to a file."""

@@ -23,7 +23,10 @@ APIBASE = Path(sys.executable).parent / "apibase"
 
 
 def apibase(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([APIBASE, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
+    env = {**os.environ, "PATH": f"{APIBASE.parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        [APIBASE, *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ async def test_a_child_that_ends_before_it_is_ready_is_named_with_its_code_and_i
     process.start()
     with pytest.raises(ChildDied) as caught:
         await process.until(lambda: logged(process, "never"), 30, "never ready")
-    assert str(caught.value).startswith("child ended: exit code 3\n")
+    assert str(caught.value).startswith("child ended with exit code 3\n")
     assert "line 99" in str(caught.value)
     assert "line 84" not in str(caught.value)
     assert str(process.spec.log_path) in str(caught.value)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from apibase.local.errors import StackError
-from apibase.local.instance import app_environment, check_commands, choose_ports, dapr_variables
+from apibase.local.instance import app_environment, check_commands, check_ports, choose_ports, dapr_variables
 from apibase.local.ports import PortPool
 from apibase.local.sidecar import InstancePorts, Platform, plan_sidecar, write_name_resolution
 from apibase.local.topology import AppSpec, FixedPorts, HealthCheck
@@ -124,6 +124,30 @@ def test_the_port_of_an_app_that_somebody_else_starts_is_the_files() -> None:
         )
     finally:
         pool.close()
+
+
+def test_two_apps_that_want_one_port_are_told_before_anything_starts() -> None:
+    finder = PortPool()
+    port = finder.take()
+    finder.close()
+    one, two = (
+        AppSpec(app_id=app_id, folder=Path("/x"), command=("python",), ports=FixedPorts(app=port))
+        for app_id in ("orders", "web")
+    )
+    check_ports([one])
+    with pytest.raises(StackError, match=f"port {port}, wanted by web's app, is in use"):
+        check_ports([one, two])
+    with pytest.raises(StackError, match=f"port {port}, wanted by orders' app, is in use"):
+        check_ports([two, one])
+
+
+def test_a_sidecar_is_waited_for_in_words_and_its_absence_told_in_detail() -> None:
+    platform = Platform({}, "", "", Path("/run/names.yaml"))
+    app = AppSpec(app_id="payments", folder=Path("/x"), protocol="grpc")
+    service = plan_sidecar(Path("/bin/daprd"), app, "payments", PORTS, platform, Path("/logs"), {})
+    assert service.spec.name == "payments' sidecar"
+    assert service.meanwhile == "it is not healthy yet"
+    assert service.waits_for.startswith("/v1.0/healthz is not 204")
 
 
 @pytest.mark.parametrize("command", ["no-such-command", "./no-such-file"])

@@ -43,7 +43,7 @@ async def family(tmp_path: Path) -> AsyncIterator[Family]:
 async def test_work_ends_with_the_child_that_ended_by_itself(family: Family) -> None:
     family.spawn("lasting", "import time; time.sleep(60)")
     family.spawn("failing", "print('why'); raise SystemExit(9)")
-    with pytest.raises(ChildDied, match=r"(?s)failing ended: exit code 9.*why"):
+    with pytest.raises(ChildDied, match=r"(?s)failing ended with exit code 9.*why"):
         await family.supervisor.unless_failed(asyncio.Event().wait())
     assert [(event.subject, event.text) for event in family.events if event.kind == EventKind.DIED] == [
         ("failing", "exit code 9")
@@ -52,7 +52,7 @@ async def test_work_ends_with_the_child_that_ended_by_itself(family: Family) -> 
 
 async def test_a_successful_exit_of_a_child_is_no_success_of_the_stack(family: Family) -> None:
     family.spawn("brief", "pass")
-    with pytest.raises(ChildDied, match="brief ended: exit code 0"):
+    with pytest.raises(ChildDied, match="brief ended with exit code 0"):
         await family.supervisor.unless_failed(asyncio.Event().wait())
 
 

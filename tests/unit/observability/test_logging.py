@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,17 @@ def test_a_line_is_one_json_object_with_time_level_logger_message_and_app(log: L
     }
 
 
-def test_the_time_is_utc(log: Log) -> None:
+def test_the_time_is_utc_wherever_the_process_runs(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+
     logger.info("now")
 
-    assert log.lines[0]["time"].endswith("Z")
+    monkeypatch.undo()
+    time.tzset()
+    stamp = log.lines[0]["time"]
+    assert stamp.endswith("Z")
+    assert datetime.now(UTC) - datetime.fromisoformat(stamp) < timedelta(seconds=10)
 
 
 def test_a_line_within_a_call_has_its_trace_span_and_correlation_id(log: Log) -> None:

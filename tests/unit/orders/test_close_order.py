@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from shop.payments.v1 import payment_pb2
 from shop.payments.v1 import service_pb2 as payments_pb2
 from shop.payments.v1.events_pb2 import PaymentSettled
 from tests.unit.memory_state import unavailable
-from tests.unit.shop import CONTEXT, EVENT, Shop, cut, order_request
+from tests.unit.shop import CONTEXT, EVENT, Shop, cut, order_request, quietly
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -62,6 +61,7 @@ async def test_an_unpaid_order_can_be_cancelled_and_its_payment_never_comes(shop
 
     assert (order.status, order.status_reason) == (CANCELLED, "cancelled_by_customer")
     assert await shop.status(ORDER_ID) == "CANCELLED"
+    assert (await shop.record(ORDER_ID)).closing_as == order_pb2.ORDER_STATUS_UNSPECIFIED
     assert await payment_status(shop) == "VOIDED"
 
 
@@ -164,6 +164,30 @@ async def test_a_cancellation_before_the_payment_is_started_wins(shop: Shop) -> 
 
     assert order.status == CANCELLED
     assert shop.wire.calls == ["Void"]
+
+
+async def test_an_order_that_is_being_cancelled_is_not_paid_meanwhile(shop: Shop) -> None:
+    # The cancellation is decided while the order is placed, and payments do not hear of it yet.
+    shop.wire.before("Void", cut)
+    shop.state.after_save(ROW, lambda: quietly(shop.cancel(ORDER_ID)))
+
+    await shop.place()
+    assert shop.wire.calls == ["Void"]
+
+    await shop.sweep()
+    assert await shop.status(ORDER_ID) == "CANCELLED"
+
+
+async def test_a_cancellation_that_payments_do_not_hear_of_never_captures(shop: Shop) -> None:
+    shop.wire.before("Capture", cut)
+    await shop.place()
+    shop.wire.before("Void", cut)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await shop.cancel(ORDER_ID)
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert await payment_status(shop) == "AUTHORISED"
 
 
 async def test_a_capture_between_the_decision_to_cancel_and_the_void_wins(shop: Shop) -> None:
@@ -374,8 +398,7 @@ async def test_whoever_wins_the_order_and_its_payment_agree(shop: Shop, closed_a
     shop.wire.after("Authorise", cut)
     shop.wire.after("Void", cut)
     await shop.orders.PlaceOrder(order_request(), CONTEXT)
-    with contextlib.suppress(ServiceError, grpc.aio.AioRpcError):
-        await shop.cancel(ORDER_ID)
+    await quietly(shop.cancel(ORDER_ID))
     for _ in range(3):
         await shop.sweep()
         await shop.deliver()

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING
-
-import grpc
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from apibase import ServiceError
 from orders import rules
 from shop.orders.v1 import events_pb2, order_pb2
 from shop.payments.v1 import payment_pb2
 from tests.unit.memory_state import refused, unavailable
-from tests.unit.shop import Shop, cut
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
+from tests.unit.shop import Shop, cut, quietly
 
 ORDER_ID = rules.order_id("ann", "key-1")
 ROW, PAYMENT = f"order/{ORDER_ID}", f"payment/{ORDER_ID}"
@@ -58,12 +50,6 @@ CONSISTENT = {
     ("CANCELLED", "VOIDED", 0),
     ("EXPIRED", "VOIDED", 0),
 }
-
-
-async def quietly(call: Awaitable[object]) -> None:
-    """Let a call fail as calls may: with an error that its caller is meant to see."""
-    with contextlib.suppress(ServiceError, grpc.aio.AioRpcError):
-        await call
 
 
 @settings(max_examples=60)

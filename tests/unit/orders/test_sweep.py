@@ -206,6 +206,25 @@ async def test_an_unexpected_error_of_one_order_stops_no_other_and_is_not_swallo
     assert sorted(statuses) == ["SETTLED"] * 29 + ["STARTED"]
 
 
+async def test_an_unexpected_error_of_one_order_leaves_no_ended_one_of_its_page_behind(shop: Shop) -> None:
+    order_ids = await place_some(shop, 40)
+    page = await page_of(shop, order_ids[0])
+    on_it = [entry.order_id for entry in await shop.store.open_orders(page)]
+    for order_id in set(order_ids) - {on_it[0]}:
+        await shop.cancel(order_id)
+
+    async def bug() -> None:
+        raise KeyError("a bug")
+
+    shop.wire.before("Authorise", bug)
+
+    with pytest.raises(KeyError):
+        await shop.sweep()
+
+    assert len(on_it) > 1
+    assert await shop.open_ids() == {on_it[0]}
+
+
 async def test_payments_that_are_down_leave_every_order_for_the_next_sweep(shop: Shop, log: Log) -> None:
     order_ids = await place_some(shop, 10)
     shop.wire.down = True

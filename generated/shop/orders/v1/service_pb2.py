@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from shop.orders.v1 import order_pb2 as shop_dot_orders_dot_v1_dot_order__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshop/orders/v1/service.proto\x12\x0eshop.orders.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1ashop/orders/v1/order.proto\"\x89\x02\n\x11PlaceOrderRequest\x12\x31\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9._-]+$\x12#\n\x0fidempotency_key\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12(\n\rcurrency_code\x18\x03 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$\x12\x34\n\x05lines\x18\x04 \x03(\x0b\x32\x19.shop.orders.v1.OrderLineB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12$\n\rpayment_token\x18\x05 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04note\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\":\n\x12PlaceOrderResponse\x12$\n\x05order\x18\x01 \x01(\x0b\x32\x15.shop.orders.v1.Order\"-\n\x0fGetOrderRequest\x12\x1a\n\x08order_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"8\n\x10GetOrderResponse\x12$\n\x05order\x18\x01 \x01(\x0b\x32\x15.shop.orders.v1.Order\"0\n\x12\x43\x61ncelOrderRequest\x12\x1a\n\x08order_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\";\n\x13\x43\x61ncelOrderResponse\x12$\n\x05order\x18\x01 \x01(\x0b\x32\x15.shop.orders.v1.Order2\x99\x02\n\x0cOrderService\x12X\n\nPlaceOrder\x12!.shop.orders.v1.PlaceOrderRequest\x1a\".shop.orders.v1.PlaceOrderResponse\"\x03\x90\x02\x02\x12R\n\x08GetOrder\x12\x1f.shop.orders.v1.GetOrderRequest\x1a .shop.orders.v1.GetOrderResponse\"\x03\x90\x02\x01\x12[\n\x0b\x43\x61ncelOrder\x12\".shop.orders.v1.CancelOrderRequest\x1a#.shop.orders.v1.CancelOrderResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshop/orders/v1/service.proto\x12\x0eshop.orders.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1ashop/orders/v1/order.proto\"\x8a\x02\n\x11PlaceOrderRequest\x12\x32\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{1,64}$\x12#\n\x0fidempotency_key\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12(\n\rcurrency_code\x18\x03 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$\x12\x34\n\x05lines\x18\x04 \x03(\x0b\x32\x19.shop.orders.v1.OrderLineB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12$\n\rpayment_token\x18\x05 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04note\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\":\n\x12PlaceOrderResponse\x12$\n\x05order\x18\x01 \x01(\x0b\x32\x15.shop.orders.v1.Order\"-\n\x0fGetOrderRequest\x12\x1a\n\x08order_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"8\n\x10GetOrderResponse\x12$\n\x05order\x18\x01 \x01(\x0b\x32\x15.shop.orders.v1.Order\"0\n\x12\x43\x61ncelOrderRequest\x12\x1a\n\x08order_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\";\n\x13\x43\x61ncelOrderResponse\x12$\n\x05order\x18\x01 \x01(\x0b\x32\x15.shop.orders.v1.Order2\x99\x02\n\x0cOrderService\x12X\n\nPlaceOrder\x12!.shop.orders.v1.PlaceOrderRequest\x1a\".shop.orders.v1.PlaceOrderResponse\"\x03\x90\x02\x02\x12R\n\x08GetOrder\x12\x1f.shop.orders.v1.GetOrderRequest\x1a .shop.orders.v1.GetOrderResponse\"\x03\x90\x02\x01\x12[\n\x0b\x43\x61ncelOrder\x12\".shop.orders.v1.CancelOrderRequest\x1a#.shop.orders.v1.CancelOrderResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shop.orders.v1.service_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PLACEORDERREQUEST'].fields_by_name['customer_id']._loaded_options = None
-  _globals['_PLACEORDERREQUEST'].fields_by_name['customer_id']._serialized_options = b'\272H\031r\027\020\001\030@2\021^[A-Za-z0-9._-]+$'
+  _globals['_PLACEORDERREQUEST'].fields_by_name['customer_id']._serialized_options = b'\272H\032r\0302\026^[A-Za-z0-9._-]{1,64}$'
   _globals['_PLACEORDERREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
   _globals['_PLACEORDERREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_PLACEORDERREQUEST'].fields_by_name['currency_code']._loaded_options = None
@@ -56,17 +56,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._serialized_options = b'\220\002\002'
   _globals['_PLACEORDERREQUEST']._serialized_start=106
-  _globals['_PLACEORDERREQUEST']._serialized_end=371
-  _globals['_PLACEORDERRESPONSE']._serialized_start=373
-  _globals['_PLACEORDERRESPONSE']._serialized_end=431
-  _globals['_GETORDERREQUEST']._serialized_start=433
-  _globals['_GETORDERREQUEST']._serialized_end=478
-  _globals['_GETORDERRESPONSE']._serialized_start=480
-  _globals['_GETORDERRESPONSE']._serialized_end=536
-  _globals['_CANCELORDERREQUEST']._serialized_start=538
-  _globals['_CANCELORDERREQUEST']._serialized_end=586
-  _globals['_CANCELORDERRESPONSE']._serialized_start=588
-  _globals['_CANCELORDERRESPONSE']._serialized_end=647
-  _globals['_ORDERSERVICE']._serialized_start=650
-  _globals['_ORDERSERVICE']._serialized_end=931
+  _globals['_PLACEORDERREQUEST']._serialized_end=372
+  _globals['_PLACEORDERRESPONSE']._serialized_start=374
+  _globals['_PLACEORDERRESPONSE']._serialized_end=432
+  _globals['_GETORDERREQUEST']._serialized_start=434
+  _globals['_GETORDERREQUEST']._serialized_end=479
+  _globals['_GETORDERRESPONSE']._serialized_start=481
+  _globals['_GETORDERRESPONSE']._serialized_end=537
+  _globals['_CANCELORDERREQUEST']._serialized_start=539
+  _globals['_CANCELORDERREQUEST']._serialized_end=587
+  _globals['_CANCELORDERRESPONSE']._serialized_start=589
+  _globals['_CANCELORDERRESPONSE']._serialized_end=648
+  _globals['_ORDERSERVICE']._serialized_start=651
+  _globals['_ORDERSERVICE']._serialized_end=932
 # @@protoc_insertion_point(module_scope)

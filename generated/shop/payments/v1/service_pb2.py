@@ -27,7 +27,7 @@ from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from shop.payments.v1 import payment_pb2 as shop_dot_payments_dot_v1_dot_payment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshop/payments/v1/service.proto\x12\x10shop.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/type/money.proto\x1a\x1eshop/payments/v1/payment.proto\"\x9e\x01\n\x10\x41uthoriseRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\x08order_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x06\xbaH\x03\xc8\x01\x01\x12$\n\rpayment_token\x18\x04 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\"?\n\x11\x41uthoriseResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\".\n\x0e\x43\x61ptureRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"=\n\x0f\x43\x61ptureResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\"+\n\x0bVoidRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\":\n\x0cVoidResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\"1\n\x11GetPaymentRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"@\n\x12GetPaymentResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment2\xea\x02\n\x0ePaymentService\x12Y\n\tAuthorise\x12\".shop.payments.v1.AuthoriseRequest\x1a#.shop.payments.v1.AuthoriseResponse\"\x03\x90\x02\x02\x12S\n\x07\x43\x61pture\x12 .shop.payments.v1.CaptureRequest\x1a!.shop.payments.v1.CaptureResponse\"\x03\x90\x02\x02\x12J\n\x04Void\x12\x1d.shop.payments.v1.VoidRequest\x1a\x1e.shop.payments.v1.VoidResponse\"\x03\x90\x02\x02\x12\\\n\nGetPayment\x12#.shop.payments.v1.GetPaymentRequest\x1a$.shop.payments.v1.GetPaymentResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshop/payments/v1/service.proto\x12\x10shop.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/type/money.proto\x1a\x1eshop/payments/v1/payment.proto\"\x98\x02\n\x10\x41uthoriseRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\x08order_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\xa3\x01\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x7f\xbaH|\xba\x01v\n\x0f\x61mount.positive\x12\x19must be more than nothing\x1aHthis.units >= 0 && this.nanos >= 0 && (this.units > 0 || this.nanos > 0)\xc8\x01\x01\x12$\n\rpayment_token\x18\x04 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\"?\n\x11\x41uthoriseResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\".\n\x0e\x43\x61ptureRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"=\n\x0f\x43\x61ptureResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\"+\n\x0bVoidRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\":\n\x0cVoidResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\"1\n\x11GetPaymentRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"@\n\x12GetPaymentResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment2\xea\x02\n\x0ePaymentService\x12Y\n\tAuthorise\x12\".shop.payments.v1.AuthoriseRequest\x1a#.shop.payments.v1.AuthoriseResponse\"\x03\x90\x02\x02\x12S\n\x07\x43\x61pture\x12 .shop.payments.v1.CaptureRequest\x1a!.shop.payments.v1.CaptureResponse\"\x03\x90\x02\x02\x12J\n\x04Void\x12\x1d.shop.payments.v1.VoidRequest\x1a\x1e.shop.payments.v1.VoidResponse\"\x03\x90\x02\x02\x12\\\n\nGetPayment\x12#.shop.payments.v1.GetPaymentRequest\x1a$.shop.payments.v1.GetPaymentResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHORISEREQUEST'].fields_by_name['order_id']._loaded_options = None
   _globals['_AUTHORISEREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_AUTHORISEREQUEST'].fields_by_name['amount']._loaded_options = None
-  _globals['_AUTHORISEREQUEST'].fields_by_name['amount']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_AUTHORISEREQUEST'].fields_by_name['amount']._serialized_options = b'\272H|\272\001v\n\017amount.positive\022\031must be more than nothing\032Hthis.units >= 0 && this.nanos >= 0 && (this.units > 0 || this.nanos > 0)\310\001\001'
   _globals['_AUTHORISEREQUEST'].fields_by_name['payment_token']._loaded_options = None
   _globals['_AUTHORISEREQUEST'].fields_by_name['payment_token']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\001'
   _globals['_CAPTUREREQUEST'].fields_by_name['payment_id']._loaded_options = None
@@ -57,21 +57,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENTSERVICE'].methods_by_name['GetPayment']._loaded_options = None
   _globals['_PAYMENTSERVICE'].methods_by_name['GetPayment']._serialized_options = b'\220\002\001'
   _globals['_AUTHORISEREQUEST']._serialized_start=139
-  _globals['_AUTHORISEREQUEST']._serialized_end=297
-  _globals['_AUTHORISERESPONSE']._serialized_start=299
-  _globals['_AUTHORISERESPONSE']._serialized_end=362
-  _globals['_CAPTUREREQUEST']._serialized_start=364
-  _globals['_CAPTUREREQUEST']._serialized_end=410
-  _globals['_CAPTURERESPONSE']._serialized_start=412
-  _globals['_CAPTURERESPONSE']._serialized_end=473
-  _globals['_VOIDREQUEST']._serialized_start=475
-  _globals['_VOIDREQUEST']._serialized_end=518
-  _globals['_VOIDRESPONSE']._serialized_start=520
-  _globals['_VOIDRESPONSE']._serialized_end=578
-  _globals['_GETPAYMENTREQUEST']._serialized_start=580
-  _globals['_GETPAYMENTREQUEST']._serialized_end=629
-  _globals['_GETPAYMENTRESPONSE']._serialized_start=631
-  _globals['_GETPAYMENTRESPONSE']._serialized_end=695
-  _globals['_PAYMENTSERVICE']._serialized_start=698
-  _globals['_PAYMENTSERVICE']._serialized_end=1060
+  _globals['_AUTHORISEREQUEST']._serialized_end=419
+  _globals['_AUTHORISERESPONSE']._serialized_start=421
+  _globals['_AUTHORISERESPONSE']._serialized_end=484
+  _globals['_CAPTUREREQUEST']._serialized_start=486
+  _globals['_CAPTUREREQUEST']._serialized_end=532
+  _globals['_CAPTURERESPONSE']._serialized_start=534
+  _globals['_CAPTURERESPONSE']._serialized_end=595
+  _globals['_VOIDREQUEST']._serialized_start=597
+  _globals['_VOIDREQUEST']._serialized_end=640
+  _globals['_VOIDRESPONSE']._serialized_start=642
+  _globals['_VOIDRESPONSE']._serialized_end=700
+  _globals['_GETPAYMENTREQUEST']._serialized_start=702
+  _globals['_GETPAYMENTREQUEST']._serialized_end=751
+  _globals['_GETPAYMENTRESPONSE']._serialized_start=753
+  _globals['_GETPAYMENTRESPONSE']._serialized_end=817
+  _globals['_PAYMENTSERVICE']._serialized_start=820
+  _globals['_PAYMENTSERVICE']._serialized_end=1182
 # @@protoc_insertion_point(module_scope)
