@@ -66,7 +66,10 @@ class DeadLetters:
         }
         await sidecar_call(
             self._sidecar.client.publish_event(
-                event.pubsub_name, route.dead_letter_topic, json.dumps(envelope), data_content_type=_CLOUD_EVENT
+                event.pubsub_name,
+                route.dead_letter_topic,
+                json.dumps(envelope, ensure_ascii=False),
+                data_content_type=_CLOUD_EVENT,
             ),
             component=event.pubsub_name,
         )

@@ -9,8 +9,9 @@
 | any other exception | RETRY | INTERNAL |
 
 A dead letter is published by the chassis (see `dead_letters`); then the event is acknowledged, and if that publishing
-fails it is RETRY. Without a dead-letter topic the event is logged and dropped. An event
-that names no type, where no handler can be told, is DROP: daprd buries that one. UNIMPLEMENTED never leaves for an event: daprd would
+fails it is RETRY, or DROP where the letter is too large (daprd then writes its own, without a reason). Without a dead-
+letter topic the event is logged and dropped. An event that names no type, where no handler can be told, is DROP: daprd
+buries that one. UNIMPLEMENTED never leaves for an event: daprd would
 acknowledge and lose it.
 """
 
@@ -114,7 +115,10 @@ class TopicDelivery:
             return "DROP", reason
         try:
             await self._dead_letters.publish(route, incoming, outcome.death)
-        except Exception as error:  # noqa: BLE001 - whatever it is, daprd is told RETRY
+        except Exception as error:  # noqa: BLE001 - whatever it is, daprd is told what to do
+            if isinstance(error, SidecarError) and error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                # Too large with its reason: another try would not help, and daprd buries the event as it came.
+                return "DROP", f"{reason}; its dead letter is too large, so the sidecar's own has no reason"
             return "RETRY", f"{reason}; its dead letter could not be published: {_why(route, error)}"
         return "SUCCESS", f"dead letter on {route.dead_letter_topic}: {reason}"
 

@@ -27,7 +27,8 @@ def _guarded_alternative(match: str) -> str:
     if "event.data" not in code:
         return match
     guards = ["has(event.data)", "type(event.data) == map"]
-    for found in _DATA_FIELD.finditer(code):
+    # Who asks for a field with `has` takes care of its absence: only the data itself is asked for then.
+    for found in () if "has(" in code else _DATA_FIELD.finditer(code):
         path = "event.data"
         for name in found[1].removeprefix(".").split("."):
             path += f".{name}"

@@ -146,6 +146,16 @@ async def test_an_event_that_can_not_be_buried_comes_again(log: Log, failure: Ex
     assert "DROPPED: never; its dead letter could not be published" in log.one(logger="apibase.event")["reason"]
 
 
+async def test_a_dead_letter_that_is_too_large_is_left_to_the_sidecar(log: Log) -> None:
+    graveyard = Graveyard()
+    graveyard.error = SidecarError(grpc.StatusCode.RESOURCE_EXHAUSTED, "SIDECAR_ERROR", "larger than max")
+
+    status = await TopicDelivery(graveyard).deliver(route(Drop("never")), INCOMING, None)  # type: ignore[arg-type]
+
+    assert status == "DROP"
+    assert "too large" in log.one(logger="apibase.event")["reason"]
+
+
 async def test_an_event_that_is_handled_is_a_success(log: Log) -> None:
     graveyard = Graveyard()
 

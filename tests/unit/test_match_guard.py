@@ -16,6 +16,7 @@ MAP = "has(event.data) && type(event.data) == map"
         ("event.data.a > 5", f"({MAP} && has(event.data.a) && (event.data.a > 5))"),
         ("event.data.a.b > 5", f"({MAP} && has(event.data.a) && has(event.data.a.b) && (event.data.a.b > 5))"),
         ('event.data.a.startsWith("x")', f'({MAP} && has(event.data.a) && (event.data.a.startsWith("x")))'),
+        ("!has(event.data.a)", f"({MAP} && (!has(event.data.a)))"),
         ('event.type == "event.data.x"', 'event.type == "event.data.x"'),
         (
             'event.type == "a" || event.data.b == 1',
@@ -32,6 +33,7 @@ MAP = "has(event.data) && type(event.data) == map"
         "a field",
         "a field within",
         "a method",
+        "its own question",
         "a string",
         "an alternative",
         "bars in a string",
