@@ -145,13 +145,6 @@ def _topic(method: MethodDescriptor, topic: annotations_pb2.Topic) -> TopicListe
         raise ContractError(f"{where(method)} has a priority and no match; only matches are tried in order")
     if topic.raw_payload and topic.match:
         raise ContractError(f"{where(method)} has raw_payload and a match; a raw record has no attributes to match on")
-    field = topic.deduplicate_by
-    if field and not topic.HasField("deduplicate_for"):
-        raise ContractError(f"{where(method)} has deduplicate_by without deduplicate_for; say how long to remember")
-    if field and field not in method.input_type.fields_by_name:
-        raise ContractError(
-            f"{where(method)}: deduplicate_by names {field!r}, which {method.input_type.full_name} does not have"
-        )
     return TopicListener(method, topic)
 
 

@@ -24,8 +24,6 @@ from apibase.decoding import decode
 from apibase.match_guard import guarded
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from google.protobuf.message import Message
 
     from apibase.events import EventContext
@@ -83,8 +81,6 @@ class TopicRoute(Route):
     dead_letter_topic: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     bulk: annotations_pb2.Bulk | None = None
-    deduplicate_for: timedelta | None = None
-    deduplicate_by: str = ""
 
 
 _OF_ALL = ("dead_letter_topic", "metadata", "bulk")
@@ -145,10 +141,6 @@ class RouteTable:
                         dead_letter_topic=options.dead_letter_topic,
                         metadata=dict(options.metadata) | ({"rawPayload": "true"} if raw else {}),
                         bulk=options.bulk if options.HasField("bulk") else None,
-                        deduplicate_for=options.deduplicate_for.ToTimedelta()
-                        if options.HasField("deduplicate_for")
-                        else None,
-                        deduplicate_by=options.deduplicate_by,
                     )
                 )
             case BindingListener():

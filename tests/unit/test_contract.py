@@ -170,16 +170,6 @@ def test_every_annotated_method_is_a_listener_of_what_its_annotation_names() -> 
             id="a match on raw records",
         ),
         pytest.param(
-            [method("OnOrder", topic=topic(deduplicate_by="id"))],
-            ["made.v1.Made.OnOrder has deduplicate_by without deduplicate_for; say how long to remember"],
-            id="repetitions by a field, and for no time",
-        ),
-        pytest.param(
-            [method("OnOrder", topic=topic(deduplicate_by="id", deduplicate_for=MINUTE))],
-            ["made.v1.Made.OnOrder: deduplicate_by names 'id', which google.protobuf.Empty does not have"],
-            id="repetitions by a field that there is not",
-        ),
-        pytest.param(
             [method("Sweep", job=annotations_pb2.Job(repeats=3))],
             ["made.v1.Made.Sweep: option (dapr_contract.v1.job) has neither schedule nor due_time; give it one"],
             id="a job without a time",

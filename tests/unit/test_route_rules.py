@@ -66,13 +66,6 @@ def test_daprd_is_told_the_limits_of_batches(routes: RouteTable) -> None:
     assert notes.dead_letter_topic == ""
 
 
-def test_what_a_contract_says_of_repetitions_is_with_the_route(routes: RouteTable) -> None:
-    (note,) = [route for route in routes.topics if route.topic == "notes"]
-
-    assert note.deduplicate_for is not None
-    assert (note.deduplicate_for.total_seconds(), note.deduplicate_by) == (60, "text")
-
-
 @pytest.mark.parametrize(
     ("path", "handler"),
     [

@@ -60,8 +60,6 @@ class Topic(_message.Message):
     BULK_FIELD_NUMBER: _builtins.int
     RAW_PAYLOAD_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
-    DEDUPLICATE_FOR_FIELD_NUMBER: _builtins.int
-    DEDUPLICATE_BY_FIELD_NUMBER: _builtins.int
     pubsub_name: _builtins.str
     """Name of the pub/sub component."""
     name: _builtins.str
@@ -77,8 +75,6 @@ class Topic(_message.Message):
     """Which of several matches comes first: the lowest."""
     raw_payload: _builtins.bool
     """The topic carries no CloudEvents: the method's request is the record itself."""
-    deduplicate_by: _builtins.str
-    """Field of the message whose value names the event; without it, its CloudEvent source and id do."""
     @_builtins.property
     def bulk(self) -> Global___Bulk:
         """Delivers events in batches; the method is still called once for each."""
@@ -86,10 +82,6 @@ class Topic(_message.Message):
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Handed to the component's subscription: a consumer group, a session id."""
-
-    @_builtins.property
-    def deduplicate_for(self) -> _duration_pb2.Duration:
-        """Remembers handled events for this long and passes repetitions over."""
 
     def __init__(
         self,
@@ -102,12 +94,10 @@ class Topic(_message.Message):
         bulk: Global___Bulk | None = ...,
         raw_payload: _builtins.bool = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        deduplicate_for: _duration_pb2.Duration | None = ...,
-        deduplicate_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bulk", b"bulk", "deduplicate_for", b"deduplicate_for"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bulk", b"bulk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bulk", b"bulk", "dead_letter_topic", b"dead_letter_topic", "deduplicate_by", b"deduplicate_by", "deduplicate_for", b"deduplicate_for", "match", b"match", "metadata", b"metadata", "name", b"name", "priority", b"priority", "pubsub_name", b"pubsub_name", "raw_payload", b"raw_payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bulk", b"bulk", "dead_letter_topic", b"dead_letter_topic", "match", b"match", "metadata", b"metadata", "name", b"name", "priority", b"priority", "pubsub_name", b"pubsub_name", "raw_payload", b"raw_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,8 +224,6 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 TOPIC_FIELD_NUMBER: _builtins.int
 BINDING_FIELD_NUMBER: _builtins.int
 JOB_FIELD_NUMBER: _builtins.int
-METHOD_CALLERS_FIELD_NUMBER: _builtins.int
-CALLERS_FIELD_NUMBER: _builtins.int
 EVENT_FIELD_NUMBER: _builtins.int
 topic: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Topic]
 """The method handles the events of one type on a topic. Its request is the event's message; it returns
@@ -245,9 +233,5 @@ binding: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions
 """The method handles the events of an input binding component."""
 job: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Job]
 """The method runs as a job of Dapr's scheduler."""
-method_callers: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _containers.RepeatedScalarFieldContainer[_builtins.str]]
-"""App ids that may call the method, in place of the service's."""
-callers: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, _containers.RepeatedScalarFieldContainer[_builtins.str]]
-"""App ids that may call the service's methods. With none, any app may."""
 event: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___Event]
 """The message is an event: where `publish` sends it."""
