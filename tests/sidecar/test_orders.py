@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from shop.orders.v1 import order_pb2, service_pb2
 from shop.payments.v1 import payment_pb2
+from tests.sidecar.redis_streams import RedisStreams
 from tests.sidecar.shop import Shop, charges, details, eventually, order_request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -159,7 +159,9 @@ async def test_the_payment_token_is_in_no_log(shop: Shop) -> None:
 async def test_an_accepted_order_is_published_as_a_cloud_event_with_a_stable_id(shop: Shop) -> None:
     trace_id = secrets.token_hex(16)
     placed = await shop.place(order_request(), metadata=(("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01"),))
-    events = [event for event in await stream(shop, "orders") if event["subject"] == placed.order_id]
+    assert shop.stack.platform is not None
+    topics = RedisStreams(shop.stack.platform.env["REDIS_HOST"])
+    events = [event for event in await topics.events("orders") if event["subject"] == placed.order_id]
     assert len(events) == 1
     (event,) = events
     assert event["specversion"] == "1.0"
@@ -169,27 +171,3 @@ async def test_an_accepted_order_is_published_as_a_cloud_event_with_a_stable_id(
     assert event["datacontenttype"] == "application/json"
     assert event["data"]["order"]["orderId"] == placed.order_id
     assert trace_id in event["traceparent"]
-
-
-async def stream(shop: Shop, topic: str) -> list[dict[str, Any]]:
-    """The CloudEvents in a topic's Redis stream, read from Redis itself."""
-    assert shop.stack.platform is not None
-    host, _, port = shop.stack.platform.env["REDIS_HOST"].partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=2**24)
-    try:
-        writer.write(f"XRANGE {topic} - +\r\n".encode())
-        reply = await reply_of(reader)
-    finally:
-        writer.close()
-        await writer.wait_closed()
-    return [json.loads(fields[fields.index(b"data") + 1]) for _, fields in reply]
-
-
-async def reply_of(reader: asyncio.StreamReader) -> Any:
-    """One reply in Redis' protocol: what these tests need of it."""
-    head = (await reader.readline()).strip()
-    size = int(head[1:])
-    if head[:1] == b"*":
-        return [await reply_of(reader) for _ in range(size)]
-    assert head[:1] == b"$", head
-    return (await reader.readexactly(size + 2))[:-2]
