@@ -129,10 +129,13 @@ async def test_a_rule_decides_before_the_type_does(probe: Probe) -> None:
 
 
 async def test_an_event_of_a_type_that_nobody_listens_to_is_acknowledged(probe: Probe) -> None:
-    await probe.publish("tasks", {"id": "x"}, type_="elsewhere.v1.Thing")
+    event = await probe.publish("tasks", {"id": "x"}, type_="elsewhere.v1.Thing")
     await probe.publish("tasks", {"id": "t-after"})
     await probe.turns("t-after")
     await probe.all_acknowledged("tasks")
+    assert event in {each["id"] for each in await probe.redis.events("tasks")}
+    assert event not in {each["id"] for each in await probe.redis.events("tasks.dead")}
+    assert not [line for line in probe.log() if line.get("id") == "x"]
 
 
 @pytest.mark.req("R3.4")
