@@ -74,6 +74,30 @@ class Settings(BaseSettings):
         validation_alias="APIBASE_MAX_MESSAGE_BYTES",
         description="Largest message in and out, in bytes.",
     )
+    deduplication_store: str = Field(
+        "",
+        validation_alias="APIBASE_DEDUPLICATION_STORE",
+        description="State store component that remembers handled events, for topics with `deduplicate_for`.",
+    )
+    deduplication_lease: float = Field(
+        30.0,
+        ge=1,
+        allow_inf_nan=False,
+        validation_alias="APIBASE_DEDUPLICATION_LEASE",
+        description="Seconds after which an event that a crashed handler left may be handled again.",
+    )
+    dead_letter_store: str = Field(
+        "",
+        validation_alias="APIBASE_DEAD_LETTER_STORE",
+        description="State store component that dead letters are archived in, for `apibase dlq`; empty: they are not.",
+    )
+    dead_letter_ttl: float = Field(
+        30 * 24 * 3600.0,
+        ge=1,
+        allow_inf_nan=False,
+        validation_alias="APIBASE_DEAD_LETTER_TTL",
+        description="Seconds that an archived dead letter is kept.",
+    )
     reflection: bool = Field(default=False, validation_alias="APIBASE_REFLECTION", description="Serve gRPC reflection.")
     log_level: str = Field("INFO", validation_alias="APIBASE_LOG_LEVEL", description="Lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(

@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"dapr_contract/v1/annotations.proto\x12\x10\x64\x61pr_contract.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8b\x02\n\x05Topic\x12\x13\n\x0bpubsub_name\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x19\n\x11\x64\x65\x61\x64_letter_topic\x18\x03 \x01(\t\x12\r\n\x05match\x18\x04 \x01(\t\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12$\n\x04\x62ulk\x18\x06 \x01(\x0b\x32\x16.dapr_contract.v1.Bulk\x12\x13\n\x0braw_payload\x18\x07 \x01(\x08\x12\x37\n\x08metadata\x18\x08 \x03(\x0b\x32%.dapr_contract.v1.Topic.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x04\x42ulk\x12\x1a\n\x12max_messages_count\x18\x01 \x01(\x05\x12\x1d\n\x15max_await_duration_ms\x18\x02 \x01(\x05\"\x17\n\x07\x42inding\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x90\x01\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08schedule\x18\x02 \x01(\t\x12\x10\n\x08\x64ue_time\x18\x03 \x01(\t\x12\x0f\n\x07repeats\x18\x04 \x01(\r\x12\x13\n\x0bmax_retries\x18\x05 \x01(\r\x12\x31\n\x0eretry_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"+\n\x05\x45vent\x12\x13\n\x0bpubsub_name\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t:H\n\x05topic\x12\x1e.google.protobuf.MethodOptions\x18\xd9\x94\x03 \x01(\x0b\x32\x17.dapr_contract.v1.Topic:L\n\x07\x62inding\x12\x1e.google.protobuf.MethodOptions\x18\xda\x94\x03 \x01(\x0b\x32\x19.dapr_contract.v1.Binding:D\n\x03job\x12\x1e.google.protobuf.MethodOptions\x18\xdb\x94\x03 \x01(\x0b\x32\x15.dapr_contract.v1.Job:I\n\x05\x65vent\x12\x1f.google.protobuf.MessageOptions\x18\xd9\x94\x03 \x01(\x0b\x32\x17.dapr_contract.v1.Eventb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"dapr_contract/v1/annotations.proto\x12\x10\x64\x61pr_contract.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd7\x02\n\x05Topic\x12\x13\n\x0bpubsub_name\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x19\n\x11\x64\x65\x61\x64_letter_topic\x18\x03 \x01(\t\x12\r\n\x05match\x18\x04 \x01(\t\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12$\n\x04\x62ulk\x18\x06 \x01(\x0b\x32\x16.dapr_contract.v1.Bulk\x12\x13\n\x0braw_payload\x18\x07 \x01(\x08\x12\x37\n\x08metadata\x18\x08 \x03(\x0b\x32%.dapr_contract.v1.Topic.MetadataEntry\x12\x32\n\x0f\x64\x65\x64uplicate_for\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x64\x65\x64uplicate_by\x18\n \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x04\x42ulk\x12\x1a\n\x12max_messages_count\x18\x01 \x01(\x05\x12\x1d\n\x15max_await_duration_ms\x18\x02 \x01(\x05\"\x17\n\x07\x42inding\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x90\x01\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08schedule\x18\x02 \x01(\t\x12\x10\n\x08\x64ue_time\x18\x03 \x01(\t\x12\x0f\n\x07repeats\x18\x04 \x01(\r\x12\x13\n\x0bmax_retries\x18\x05 \x01(\r\x12\x31\n\x0eretry_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x1a\n\x07\x43\x61llers\x12\x0f\n\x07\x61pp_ids\x18\x01 \x03(\t\"+\n\x05\x45vent\x12\x13\n\x0bpubsub_name\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t:H\n\x05topic\x12\x1e.google.protobuf.MethodOptions\x18\xd9\x94\x03 \x01(\x0b\x32\x17.dapr_contract.v1.Topic:L\n\x07\x62inding\x12\x1e.google.protobuf.MethodOptions\x18\xda\x94\x03 \x01(\x0b\x32\x19.dapr_contract.v1.Binding:D\n\x03job\x12\x1e.google.protobuf.MethodOptions\x18\xdb\x94\x03 \x01(\x0b\x32\x15.dapr_contract.v1.Job:M\n\x07\x63\x61llers\x12\x1f.google.protobuf.ServiceOptions\x18\xd9\x94\x03 \x01(\x0b\x32\x19.dapr_contract.v1.Callers:S\n\x0emethod_callers\x12\x1e.google.protobuf.MethodOptions\x18\xdc\x94\x03 \x01(\x0b\x32\x19.dapr_contract.v1.Callers:I\n\x05\x65vent\x12\x1f.google.protobuf.MessageOptions\x18\xd9\x94\x03 \x01(\x0b\x32\x17.dapr_contract.v1.Eventb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOPIC_METADATAENTRY']._loaded_options = None
   _globals['_TOPIC_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_TOPIC']._serialized_start=123
-  _globals['_TOPIC']._serialized_end=390
-  _globals['_TOPIC_METADATAENTRY']._serialized_start=343
-  _globals['_TOPIC_METADATAENTRY']._serialized_end=390
-  _globals['_BULK']._serialized_start=392
-  _globals['_BULK']._serialized_end=457
-  _globals['_BINDING']._serialized_start=459
-  _globals['_BINDING']._serialized_end=482
-  _globals['_JOB']._serialized_start=485
-  _globals['_JOB']._serialized_end=629
-  _globals['_EVENT']._serialized_start=631
-  _globals['_EVENT']._serialized_end=674
+  _globals['_TOPIC']._serialized_end=466
+  _globals['_TOPIC_METADATAENTRY']._serialized_start=419
+  _globals['_TOPIC_METADATAENTRY']._serialized_end=466
+  _globals['_BULK']._serialized_start=468
+  _globals['_BULK']._serialized_end=533
+  _globals['_BINDING']._serialized_start=535
+  _globals['_BINDING']._serialized_end=558
+  _globals['_JOB']._serialized_start=561
+  _globals['_JOB']._serialized_end=705
+  _globals['_CALLERS']._serialized_start=707
+  _globals['_CALLERS']._serialized_end=733
+  _globals['_EVENT']._serialized_start=735
+  _globals['_EVENT']._serialized_end=778
 # @@protoc_insertion_point(module_scope)

@@ -4,8 +4,8 @@ isort:skip_file
 What Dapr does with a contract, declared in the contract itself.
 
 A method with one of the options `topic`, `binding` or `job` is a *listener*: daprd calls it, other apps never can. A
-message with the `event` option is something that the service publishes. The chassis reads all of it from the generated
-descriptors at start-up.
+message with the `event` option is something that the service publishes. `callers` says which apps may call a service's
+rpcs. The chassis reads all of it from the generated descriptors at start-up.
 """
 
 from collections import abc as _abc
@@ -60,6 +60,8 @@ class Topic(_message.Message):
     BULK_FIELD_NUMBER: _builtins.int
     RAW_PAYLOAD_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    DEDUPLICATE_FOR_FIELD_NUMBER: _builtins.int
+    DEDUPLICATE_BY_FIELD_NUMBER: _builtins.int
     pubsub_name: _builtins.str
     """Name of the pub/sub component."""
     name: _builtins.str
@@ -75,6 +77,10 @@ class Topic(_message.Message):
     """Which of several matches comes first: the lowest."""
     raw_payload: _builtins.bool
     """The topic carries no CloudEvents: the method's request is the record itself."""
+    deduplicate_by: _builtins.str
+    """The field of the message that tells events apart (`payment_id`, `order.order_id`); the CloudEvent's source and id
+    where empty. A raw record has no id, so it needs one.
+    """
     @_builtins.property
     def bulk(self) -> Global___Bulk:
         """Delivers events in batches; the method is still called once for each."""
@@ -82,6 +88,12 @@ class Topic(_message.Message):
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Handed to the component's subscription: a consumer group, a session id."""
+
+    @_builtins.property
+    def deduplicate_for(self) -> _duration_pb2.Duration:
+        """An event that was handled is not handled again for this long, though daprd or the publisher brings it again. Needs the
+        setting `APIBASE_DEDUPLICATION_STORE`. What it promises and what not: docs/idempotent-consumers.md.
+        """
 
     def __init__(
         self,
@@ -94,10 +106,12 @@ class Topic(_message.Message):
         bulk: Global___Bulk | None = ...,
         raw_payload: _builtins.bool = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        deduplicate_for: _duration_pb2.Duration | None = ...,
+        deduplicate_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bulk", b"bulk"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bulk", b"bulk", "deduplicate_for", b"deduplicate_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bulk", b"bulk", "dead_letter_topic", b"dead_letter_topic", "match", b"match", "metadata", b"metadata", "name", b"name", "priority", b"priority", "pubsub_name", b"pubsub_name", "raw_payload", b"raw_payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bulk", b"bulk", "dead_letter_topic", b"dead_letter_topic", "deduplicate_by", b"deduplicate_by", "deduplicate_for", b"deduplicate_for", "match", b"match", "metadata", b"metadata", "name", b"name", "priority", b"priority", "pubsub_name", b"pubsub_name", "raw_payload", b"raw_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,6 +210,30 @@ class Job(_message.Message):
 Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
+class Callers(_message.Message):
+    """The apps that may call. daprd says who calls; the chassis answers all others with PERMISSION_DENIED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def app_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Dapr app ids. None: nobody may."""
+
+    def __init__(
+        self,
+        *,
+        app_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_ids", b"app_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Callers: _TypeAlias = Callers  # noqa: Y015
+
+@_typing.final
 class Event(_message.Message):
     """A published event. The CloudEvent's `type` is the message's full name, so events of several types can share a topic."""
 
@@ -224,6 +262,8 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 TOPIC_FIELD_NUMBER: _builtins.int
 BINDING_FIELD_NUMBER: _builtins.int
 JOB_FIELD_NUMBER: _builtins.int
+CALLERS_FIELD_NUMBER: _builtins.int
+METHOD_CALLERS_FIELD_NUMBER: _builtins.int
 EVENT_FIELD_NUMBER: _builtins.int
 topic: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Topic]
 """The method handles the events of one type on a topic. Its request is the event's message; it returns
@@ -233,5 +273,9 @@ binding: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions
 """The method handles the events of an input binding component."""
 job: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Job]
 """The method runs as a job of Dapr's scheduler."""
+callers: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, Global___Callers]
+"""Which apps may call the rpcs of the service; without it, any may."""
+method_callers: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Callers]
+"""Which apps may call this rpc, in place of those that its service names."""
 event: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___Event]
 """The message is an event: where `publish` sends it."""
