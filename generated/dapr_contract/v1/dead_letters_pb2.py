@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dapr_contract/v1/dead_letters.proto\x12\x10\x64\x61pr_contract.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x01\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x07summary\x18\x02 \x01(\x0b\x32#.dapr_contract.v1.DeadLetterSummary\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12+\n\nextensions\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x17\n\x0fredacted_fields\x18\x07 \x03(\t\x12\x0c\n\x04page\x18\x08 \x01(\x03\"\x89\x02\n\x11\x44\x65\x61\x64LetterSummary\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x13\n\x0bpubsub_name\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12\x19\n\x11\x64\x65\x61\x64_letter_topic\x18\x05 \x01(\t\x12\x0f\n\x07handler\x18\x06 \x01(\t\x12\x0c\n\x04\x63ode\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12/\n\x0b\x61rchived_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breplayed_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x0f\x44\x65\x61\x64LetterEntry\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x07summary\x18\x02 \x01(\x0b\x32#.dapr_contract.v1.DeadLetterSummary\"D\n\x0e\x44\x65\x61\x64LetterPage\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.dapr_contract.v1.DeadLetterEntry\"8\n\x0f\x44\x65\x61\x64LetterIndex\x12\x12\n\nfirst_page\x18\x01 \x01(\x03\x12\x11\n\tlast_page\x18\x02 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dapr_contract/v1/dead_letters.proto\x12\x10\x64\x61pr_contract.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x02\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x07summary\x18\x02 \x01(\x0b\x32#.dapr_contract.v1.DeadLetterSummary\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12+\n\nextensions\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x17\n\x0fredacted_fields\x18\x07 \x03(\t\x12\x0c\n\x04page\x18\x08 \x01(\x03\x12\x10\n\x08handlers\x18\t \x03(\t\x12\x13\n\x0braw_payload\x18\n \x01(\x08\x12\x14\n\x0c\x64\x61ta_missing\x18\x0b \x01(\t\"\xb9\x02\n\x11\x44\x65\x61\x64LetterSummary\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x13\n\x0bpubsub_name\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12\x19\n\x11\x64\x65\x61\x64_letter_topic\x18\x05 \x01(\t\x12\x0f\n\x07handler\x18\x06 \x01(\t\x12\x0c\n\x04\x63ode\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12/\n\x0b\x61rchived_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breplayed_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x0f\x44\x65\x61\x64LetterEntry\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x07summary\x18\x02 \x01(\x0b\x32#.dapr_contract.v1.DeadLetterSummary\"D\n\x0e\x44\x65\x61\x64LetterPage\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.dapr_contract.v1.DeadLetterEntry\"8\n\x0f\x44\x65\x61\x64LetterIndex\x12\x12\n\nfirst_page\x18\x01 \x01(\x03\x12\x11\n\tlast_page\x18\x02 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dapr_contract.v1.dead_lette
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DEADLETTER']._serialized_start=121
-  _globals['_DEADLETTER']._serialized_end=335
-  _globals['_DEADLETTERSUMMARY']._serialized_start=338
-  _globals['_DEADLETTERSUMMARY']._serialized_end=603
-  _globals['_DEADLETTERENTRY']._serialized_start=605
-  _globals['_DEADLETTERENTRY']._serialized_end=688
-  _globals['_DEADLETTERPAGE']._serialized_start=690
-  _globals['_DEADLETTERPAGE']._serialized_end=758
-  _globals['_DEADLETTERINDEX']._serialized_start=760
-  _globals['_DEADLETTERINDEX']._serialized_end=816
+  _globals['_DEADLETTER']._serialized_end=396
+  _globals['_DEADLETTERSUMMARY']._serialized_start=399
+  _globals['_DEADLETTERSUMMARY']._serialized_end=712
+  _globals['_DEADLETTERENTRY']._serialized_start=714
+  _globals['_DEADLETTERENTRY']._serialized_end=797
+  _globals['_DEADLETTERPAGE']._serialized_start=799
+  _globals['_DEADLETTERPAGE']._serialized_end=867
+  _globals['_DEADLETTERINDEX']._serialized_start=869
+  _globals['_DEADLETTERINDEX']._serialized_end=925
 # @@protoc_insertion_point(module_scope)

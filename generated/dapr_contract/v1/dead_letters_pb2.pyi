@@ -34,6 +34,9 @@ class DeadLetter(_message.Message):
     EXTENSIONS_FIELD_NUMBER: _builtins.int
     REDACTED_FIELDS_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
+    HANDLERS_FIELD_NUMBER: _builtins.int
+    RAW_PAYLOAD_FIELD_NUMBER: _builtins.int
+    DATA_MISSING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id in the archive."""
     source: _builtins.str
@@ -41,20 +44,30 @@ class DeadLetter(_message.Message):
     content_type: _builtins.str
     """The media type of `data`."""
     data: _builtins.bytes
-    """The event's data as it came."""
+    """The event's data as the dead letter has it, redacted."""
     page: _builtins.int
     """The page of the index that lists it."""
+    raw_payload: _builtins.bool
+    """Whether the event was no CloudEvent but a record as it came, and is published as one again."""
+    data_missing: _builtins.str
+    """Why the archive does not have the data; empty where it has."""
     @_builtins.property
     def summary(self) -> Global___DeadLetterSummary:
         """Why, where, and what it is."""
 
     @_builtins.property
     def extensions(self) -> _struct_pb2.Struct:
-        """The CloudEvent's extensions, without those that tell of the death."""
+        """The CloudEvent's other attributes and extensions, without those that tell of the death."""
 
     @_builtins.property
     def redacted_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields of the message that were emptied because the contract marks them `debug_redact`: a replay lacks them."""
+        """Fields of the message that were emptied because the contract marks them `debug_redact`: a replay lacks them. "*" for
+        data that was left out whole, because it could not be read and may have had such fields.
+        """
+
+    @_builtins.property
+    def handlers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The methods that a replay is for. One of them is the event's, though for a letter of daprd's own it may not be known which."""
 
     def __init__(
         self,
@@ -67,10 +80,13 @@ class DeadLetter(_message.Message):
         extensions: _struct_pb2.Struct | None = ...,
         redacted_fields: _abc.Iterable[_builtins.str] | None = ...,
         page: _builtins.int = ...,
+        handlers: _abc.Iterable[_builtins.str] | None = ...,
+        raw_payload: _builtins.bool = ...,
+        data_missing: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "data", b"data", "extensions", b"extensions", "id", b"id", "page", b"page", "redacted_fields", b"redacted_fields", "source", b"source", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "data", b"data", "data_missing", b"data_missing", "extensions", b"extensions", "handlers", b"handlers", "id", b"id", "page", b"page", "raw_payload", b"raw_payload", "redacted_fields", b"redacted_fields", "source", b"source", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -92,6 +108,7 @@ class DeadLetterSummary(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ARCHIVED_AT_FIELD_NUMBER: _builtins.int
     REPLAYED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """The CloudEvent's id."""
     event_type: _builtins.str
@@ -99,22 +116,26 @@ class DeadLetterSummary(_message.Message):
     pubsub_name: _builtins.str
     """Name of the pub/sub component."""
     topic: _builtins.str
-    """The topic that it was published to; empty where daprd wrote the letter and does not say."""
+    """The topic that it was published to; empty where that is not known."""
     dead_letter_topic: _builtins.str
     """The dead-letter topic that it came on."""
     handler: _builtins.str
-    """The method that could not handle it; empty for a letter of daprd's own."""
+    """The method that could not handle it; of a letter of daprd's own, the only one that it can be, else empty."""
     code: _builtins.str
     """A constant that says what was wrong; empty for a letter of daprd's own."""
     reason: _builtins.str
     """What was wrong, for people."""
     @_builtins.property
     def archived_at(self) -> _timestamp_pb2.Timestamp:
-        """When it came to the archive."""
+        """When it came to the archive: the last time, for one that died again."""
 
     @_builtins.property
     def replayed_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was last replayed."""
+        """When it was last replayed. Later than `archived_at`, unless it has died again since."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When the archive forgets it."""
 
     def __init__(
         self,
@@ -129,10 +150,11 @@ class DeadLetterSummary(_message.Message):
         reason: _builtins.str = ...,
         archived_at: _timestamp_pb2.Timestamp | None = ...,
         replayed_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["archived_at", b"archived_at", "replayed_at", b"replayed_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archived_at", b"archived_at", "expires_at", b"expires_at", "replayed_at", b"replayed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived_at", b"archived_at", "code", b"code", "dead_letter_topic", b"dead_letter_topic", "event_id", b"event_id", "event_type", b"event_type", "handler", b"handler", "pubsub_name", b"pubsub_name", "reason", b"reason", "replayed_at", b"replayed_at", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived_at", b"archived_at", "code", b"code", "dead_letter_topic", b"dead_letter_topic", "event_id", b"event_id", "event_type", b"event_type", "expires_at", b"expires_at", "handler", b"handler", "pubsub_name", b"pubsub_name", "reason", b"reason", "replayed_at", b"replayed_at", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,7 +162,7 @@ Global___DeadLetterSummary: _TypeAlias = DeadLetterSummary  # noqa: Y015
 
 @_typing.final
 class DeadLetterEntry(_message.Message):
-    """One entry of the index."""
+    """One entry of the index. A letter that came again has a second one: the newest counts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -149,7 +171,9 @@ class DeadLetterEntry(_message.Message):
     id: _builtins.str
     """The letter's id in the archive."""
     @_builtins.property
-    def summary(self) -> Global___DeadLetterSummary: ...
+    def summary(self) -> Global___DeadLetterSummary:
+        """Long texts are cut; the letter has them whole."""
+
     def __init__(
         self,
         *,
