@@ -59,6 +59,10 @@ gen: protos ## Generate what is generated: code and descriptors of the contracts
 	@$(BIN)/apibase gen --protos protos --protos .protos/protovalidate --out generated
 	@$(BIN)/python tools/configuration_reference.py
 
+.PHONY: accept
+accept: gen ## Accept the contracts as they are: what `make check` compares later changes with
+	@$(BIN)/apibase breaking --accept
+
 .PHONY: format
 format: $(STAMP) ## Format code and contracts
 	@$(BIN)/ruff format service tests tools
@@ -73,8 +77,9 @@ check: protos ## Lint, types, layers, contracts, and that generating again chang
 	$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code protos
-	$(BIN)/python tools/buf_breaking.py
 	$(BIN)/apibase gen --protos protos --protos .protos/protovalidate --out generated --check
+	$(BIN)/buf breaking protos --against protos/accepted.binpb
+	$(BIN)/apibase breaking
 	$(BIN)/python tools/configuration_reference.py --check
 
 .PHONY: clean

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import FileDescriptor
 
 DESCRIPTORS = "descriptors.binpb"
-# Field numbers of FileDescriptorProto and ServiceDescriptorProto, of which a position's path is made.
-_MESSAGE, _SERVICE, _METHOD = 4, 6, 2
+# Field numbers of FileDescriptorProto, DescriptorProto and ServiceDescriptorProto, of which a position's path is made.
+_MESSAGE, _SERVICE, _FIELD, _METHOD = 4, 6, 2, 2
 
 
 def line_of(file: FileDescriptor, full_name: str) -> int:
@@ -31,15 +31,19 @@ def _lines(contract: str) -> dict[str, int]:
         descriptors = FileDescriptorSet.FromString((root / DESCRIPTORS).read_bytes())
     except (ImportError, LookupError, OSError, DecodeError):
         return {}
-    return next((_lines_in(file) for file in descriptors.file if file.name == contract), {})
+    return next((lines_in(file) for file in descriptors.file if file.name == contract), {})
 
 
-def _lines_in(file: FileDescriptorProto) -> dict[str, int]:
+def lines_in(file: FileDescriptorProto) -> dict[str, int]:
+    """Return the lines, from 1, of a file's messages with their fields, services and methods, by full name."""
     lines = {tuple(place.path): place.span[0] + 1 for place in file.source_code_info.location}
     prefix = f"{file.package}." if file.package else ""
     names: dict[tuple[int, ...], str] = {
         (_MESSAGE, index): f"{prefix}{message.name}" for index, message in enumerate(file.message_type)
     }
+    for index, message in enumerate(file.message_type):
+        for number, field in enumerate(message.field):
+            names[_MESSAGE, index, _FIELD, number] = f"{prefix}{message.name}.{field.name}"
     for index, service in enumerate(file.service):
         names[_SERVICE, index] = f"{prefix}{service.name}"
         for number, method in enumerate(service.method):

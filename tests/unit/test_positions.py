@@ -124,4 +124,4 @@ def test_descriptors_without_source_info_have_no_lines(library: Path) -> None:
     proto = FileDescriptorProto()
     load().DESCRIPTOR.CopyToProto(proto)
 
-    assert positions._lines_in(proto) == {}
+    assert positions.lines_in(proto) == {}

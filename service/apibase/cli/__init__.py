@@ -11,6 +11,7 @@ COMMANDS = {
     "call": "apibase.cli.call:call",
     "demo": "apibase.cli.demo:demo",
     "gen": "apibase.cli.gen:gen",
+    "breaking": "apibase.cli.breaking:breaking",
 }
 """Every command: its name, and the function that is it. Adding one is a line here."""
 

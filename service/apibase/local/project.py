@@ -11,7 +11,13 @@ from apibase.local.errors import TopologyError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SETTINGS = {"topology": "compose/dapr.yaml", "demo": "", "descriptors": "generated/descriptors.binpb", "call": ""}
+_SETTINGS = {
+    "topology": "compose/dapr.yaml",
+    "demo": "",
+    "descriptors": "generated/descriptors.binpb",
+    "accepted": "protos/accepted.binpb",
+    "call": "",
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class Project:
     root: Path
     topology: Path
     descriptors: Path
+    accepted: Path
+    """The contracts as they were last accepted: what `apibase breaking` compares with."""
     demo: str
     """The demo's object reference, `module:function`; "" for none."""
     call: str = ""
@@ -55,6 +63,7 @@ class Project:
             root=root,
             topology=(topology or root / settings["topology"]).resolve(),
             descriptors=root / settings["descriptors"],
+            accepted=root / settings["accepted"],
             demo=settings["demo"],
             call=settings["call"],
         )
