@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         SidecarUnavailable,
     )
     from apibase.events import EventContext
+    from apibase.reasons import ErrorReasons
     from apibase.sdk_requests import (
         BindingRequest,
         ConstantFailurePolicy,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         TopicEventResponse,
     )
     from apibase.settings import Settings
+    from apibase.streaming import StreamingSubscription
 
 _HOME = {
     "App": "app",
@@ -47,6 +49,7 @@ _HOME = {
     "ContractError": "contract",
     "Drop": "errors",
     "DropFailurePolicy": "sdk_requests",
+    "ErrorReasons": "reasons",
     "EventContext": "events",
     "FailurePolicy": "sdk_requests",
     "FieldViolation": "errors",
@@ -66,6 +69,7 @@ _HOME = {
     "SidecarUnavailable": "errors",
     "StateItem": "clients",
     "StateManager": "clients",
+    "StreamingSubscription": "streaming",
     "SubscriptionMessage": "sdk_requests",
     "TopicEventResponse": "sdk_requests",
     "run": "entry",
@@ -79,6 +83,7 @@ __all__ = [
     "ContractError",
     "Drop",
     "DropFailurePolicy",
+    "ErrorReasons",
     "EventContext",
     "FailurePolicy",
     "FieldViolation",
@@ -98,6 +103,7 @@ __all__ = [
     "SidecarUnavailable",
     "StateItem",
     "StateManager",
+    "StreamingSubscription",
     "SubscriptionMessage",
     "TopicEventResponse",
     "run",

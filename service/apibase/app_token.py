@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import grpc
 
 from apibase.errors import ServiceError
+from apibase.reasons import chassis_reason
+from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +46,6 @@ class AppToken:
         if not hmac.compare_digest(given, self._token):
             raise ServiceError(
                 grpc.StatusCode.UNAUTHENTICATED,
-                "APP_TOKEN_REFUSED",
+                chassis_reason(errors_pb2.ERROR_REASON_APP_TOKEN_REFUSED),
                 "the call does not carry the app's token (APP_API_TOKEN), so it does not come from its sidecar",
             )

@@ -10,16 +10,20 @@ from google.protobuf.message import DecodeError, Message
 from apibase.errors import Drop
 from apibase.message_json import from_json
 from apibase.observability.redaction import marked_names
+from apibase.reasons import chassis_reason
 from apibase.validation import validate
+from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from apibase.routes import Incoming
 
 M = TypeVar("M", bound=Message)
 
+_UNDECODABLE = chassis_reason(errors_pb2.ERROR_REASON_UNDECODABLE)
+
 _OCTETS = "application/octet-stream"
 # daprd carries binary data under `application/octet-stream` only, so that is what protobuf is published as through it.
-_PROTOBUF_TYPES = frozenset(
+PROTOBUF_TYPES = frozenset(
     {_OCTETS, "application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf"}
 )
 
@@ -42,14 +46,14 @@ def read(kind: type[M], incoming: Incoming, *, raw: bool = False) -> M:
     try:
         if raw:
             return _raw(kind, incoming.data)
-        if not incoming.data and media_type in _PROTOBUF_TYPES - {_OCTETS}:
+        if not incoming.data and media_type in PROTOBUF_TYPES - {_OCTETS}:
             raise ValueError(f"there is none; daprd drops data of that type, publish it as {_OCTETS}")  # noqa: TRY301 - one wording for every way to fail
-        return kind.FromString(incoming.data) if media_type in _PROTOBUF_TYPES else from_json(incoming.data, kind)
+        return kind.FromString(incoming.data) if media_type in PROTOBUF_TYPES else from_json(incoming.data, kind)
     except (DecodeError, ValueError) as error:
         named = "raw" if raw else media_type or "no content type"
         # A parser quotes what it can't read, which may be a field that must not be shown.
         quoted = "" if marked_names(kind.DESCRIPTOR) else f": {error}"
-        raise Drop(f"the data ({named}) is no {kind.DESCRIPTOR.full_name}{quoted}", code="UNDECODABLE") from error
+        raise Drop(f"the data ({named}) is no {kind.DESCRIPTOR.full_name}{quoted}", code=_UNDECODABLE) from error
 
 
 def _raw(kind: type[M], data: bytes) -> M:

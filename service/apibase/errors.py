@@ -13,6 +13,9 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from apibase.reasons import Reason, chassis_reason
+from dapr_contract.v1 import errors_pb2
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -28,6 +31,8 @@ _RETRYABLE_CODES = frozenset(
 )
 _MESSAGE_LENGTH = 1000
 _VIOLATIONS_SIZE = 4000
+_INVALID_REQUEST = chassis_reason(errors_pb2.ERROR_REASON_INVALID_REQUEST)
+_DROPPED = chassis_reason(errors_pb2.ERROR_REASON_DROPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +47,11 @@ class FieldViolation:
 class ServiceError(Exception):
     """An error that its caller may know of: it goes out as `code`, with `google.rpc` details.
 
-    `reason` is the UPPER_SNAKE_CASE constant of the `ErrorInfo`, by contract one of the service's error-reason enum;
-    `metadata` its key-value pairs; `violations` become a `BadRequest`. `retryable` defaults to what the code means:
-    ABORTED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and UNAVAILABLE are worth another try.
+    `reason` is the UPPER_SNAKE_CASE constant of the `ErrorInfo`, by contract one of an enum of reasons (`ErrorReasons` makes
+    it of the enum's value); `metadata` its key-value pairs; `violations` become a `BadRequest`. `retryable` defaults to what
+    the code means: ABORTED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and UNAVAILABLE are worth another try.
+
+    Raises `TypeError` for the enum's value itself, which is a number.
     """
 
     def __init__(
@@ -58,6 +65,8 @@ class ServiceError(Exception):
         retryable: bool | None = None,
     ) -> None:
         super().__init__(message)
+        if not isinstance(reason, str):
+            raise TypeError(f"the reason {reason!r} is no text; make it of the enum's value with ErrorReasons")
         self.code = code
         self.reason = reason
         self.message = message
@@ -72,7 +81,7 @@ class ServiceError(Exception):
 class InvalidRequest(ServiceError):
     """A request that breaks the contract's rules: INVALID_ARGUMENT with every violation."""
 
-    def __init__(self, violations: Sequence[FieldViolation], *, reason: str = "INVALID_REQUEST") -> None:
+    def __init__(self, violations: Sequence[FieldViolation], *, reason: str = _INVALID_REQUEST) -> None:
         summary = "; ".join(f"{violation.field}: {violation.description}" for violation in violations[:3])
         more = f" (and {len(violations) - 3} more)" if len(violations) > 3 else ""  # noqa: PLR2004 - as in the slice above
         super().__init__(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{summary}{more}", violations=violations)
@@ -94,7 +103,8 @@ class SidecarUnavailable(SidecarError):
     """The sidecar can't be reached. Retryable: it may be starting or restarting."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(grpc.StatusCode.UNAVAILABLE, "SIDECAR_UNAVAILABLE", message, retryable=True)
+        reason = chassis_reason(errors_pb2.ERROR_REASON_SIDECAR_UNAVAILABLE)
+        super().__init__(grpc.StatusCode.UNAVAILABLE, reason, message, retryable=True)
 
 
 class Conflict(SidecarError):
@@ -102,7 +112,10 @@ class Conflict(SidecarError):
 
     def __init__(self, key: str, *, component: str = "") -> None:
         super().__init__(
-            grpc.StatusCode.ABORTED, "STATE_CONFLICT", f"the state under {key!r} has changed", component=component
+            grpc.StatusCode.ABORTED,
+            chassis_reason(errors_pb2.ERROR_REASON_STATE_CONFLICT),
+            f"the state under {key!r} has changed",
+            component=component,
         )
         self.key = key
 
@@ -117,10 +130,28 @@ class Drop(Exception):
     It goes to the dead-letter topic with the reason and `code`, an UPPER_SNAKE_CASE constant for machines to count.
     """
 
-    def __init__(self, reason: str, *, code: str = "DROPPED") -> None:
+    def __init__(self, reason: str, *, code: str = _DROPPED) -> None:
         super().__init__(reason)
         self.reason = reason
         self.code = code
+
+
+class TooLarge(Drop):
+    """The data of an event is more than the app takes. Its dead letter is daprd's: the chassis could not publish it either."""
+
+    def __init__(self, size: int) -> None:
+        code = chassis_reason(errors_pb2.ERROR_REASON_TOO_LARGE)
+        super().__init__(f"the data has {size} bytes, more than APIBASE_MAX_MESSAGE_BYTES allows", code=code)
+
+
+def too_large_request(size: int, limit: int) -> ServiceError:
+    """Return what the caller of a request is told that has more bytes than the limit; the same one would never pass."""
+    return ServiceError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        chassis_reason(errors_pb2.ERROR_REASON_MESSAGE_TOO_LARGE),
+        f"the message has {size} bytes, this app takes {limit}",
+        retryable=False,
+    )
 
 
 def public_error(error: BaseException) -> ServiceError:
@@ -135,22 +166,29 @@ def public_error(error: BaseException) -> ServiceError:
     error_id = uuid.uuid4().hex[:16]
     log = f"the service's log has the details under {error_id}"
     metadata = {"error_id": error_id}
-    code, reason = grpc.StatusCode.INTERNAL, "INTERNAL"
+    internal = chassis_reason(errors_pb2.ERROR_REASON_INTERNAL)
+    code = grpc.StatusCode.INTERNAL
+    reason: str = internal
     if isinstance(error, SidecarError):
         code, reason = error.code, error.reason
     elif isinstance(error, grpc.aio.AioRpcError):
-        code, reason = error.code(), "UPSTREAM_ERROR"
+        code, reason = error.code(), chassis_reason(errors_pb2.ERROR_REASON_UPSTREAM_ERROR)
     if code in _RETRYABLE_CODES:
         return ServiceError(code, reason, f"something that the service needs failed; {log}", metadata=metadata)
-    return ServiceError(grpc.StatusCode.INTERNAL, "INTERNAL", f"internal error; {log}", metadata=metadata)
+    return ServiceError(grpc.StatusCode.INTERNAL, internal, f"internal error; {log}", metadata=metadata)
 
 
 def to_status(error: ServiceError, *, domain: str) -> status_pb2.Status:
-    """Return the `google.rpc.Status` of an error. `domain` is the `ErrorInfo`'s: the proto package of the service.
+    """Return the `google.rpc.Status` of an error.
+
+    The `ErrorInfo`'s domain is the proto package of the enum that the reason is of, so domain and reason name one value,
+    whichever service was called. `domain`, by habit the service's package, is that of a reason which is plain text.
 
     A status travels in HTTP/2 headers, which peers limit (gRPC to 8 KiB by default, and kills the call beyond): the
     message is cut at 1,000 bytes as gRPC writes it, and a `BadRequest` carries the violations that fit into 4,000 bytes.
     """
+    if isinstance(error.reason, Reason):
+        domain = error.reason.domain
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=error.metadata),
     ]

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from dapr.proto import common_v1
-from loguru import logger
 
 from apibase.app_token import headers_without_token
 from apibase.delivery import call
 from apibase.errors import ServiceError
 from apibase.events import EventContext
 from apibase.failures import tell
+from apibase.observability import log_outcome
+from apibase.reasons import chassis_reason
 from apibase.routes import Incoming
+from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,9 +48,8 @@ class Invocations:
         started = time.perf_counter()
         route = self._methods.get(request.method)
         if route is None:
-            raise ServiceError(
-                grpc.StatusCode.UNIMPLEMENTED, "NO_SUCH_METHOD", f"this app has no method {request.method!r}"
-            )
+            reason = chassis_reason(errors_pb2.ERROR_REASON_NO_SUCH_METHOD)
+            raise ServiceError(grpc.StatusCode.UNIMPLEMENTED, reason, f"this app has no method {request.method!r}")
         all_headers = headers_without_token(context)
         headers = {key: value for key, value in all_headers if isinstance(value, str)}
         event = EventContext(
@@ -64,13 +65,13 @@ class Invocations:
             told = tell(route.name, outcome.error) if outcome.error is not None else None
             code = told.code if told else grpc.StatusCode.OK
         finally:
-            logger.bind(
-                logger="apibase.call",
-                method=request.method,
-                code=code.name,
-                caller=event.source,
-                duration_ms=round((time.perf_counter() - started) * 1000, 3),
-            ).info("{} {}", request.method, code.name)
+            fields = {
+                "method": request.method,
+                "code": code.name,
+                "caller": event.source,
+                "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+            }
+            log_outcome("INFO", "apibase.call", f"{request.method} {code.name}", fields)
         if told is not None:
             raise told
         answer = outcome.answer

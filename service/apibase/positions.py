@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 DESCRIPTORS = "descriptors.binpb"
 # Field numbers of FileDescriptorProto, DescriptorProto and ServiceDescriptorProto, of which a position's path is made.
-_MESSAGE, _SERVICE, _FIELD, _METHOD = 4, 6, 2, 2
+_MESSAGE, _ENUM, _SERVICE, _FIELD, _METHOD = 4, 5, 6, 2, 2
 
 
 def line_of(file: FileDescriptor, full_name: str) -> int:
-    """Return the line, from 1, that a message, service or method of `file` is declared on; 0 where nobody knows."""
+    """Return the line, from 1, that a message, enum, service or method of `file` is declared on; 0 where nobody knows."""
     return _lines(file.name).get(full_name, 0)
 
 
@@ -35,12 +35,13 @@ def _lines(contract: str) -> dict[str, int]:
 
 
 def lines_in(file: FileDescriptorProto) -> dict[str, int]:
-    """Return the lines, from 1, of a file's messages with their fields, services and methods, by full name."""
+    """Return the lines, from 1, of a file's messages with their fields, enums, services and methods, by full name."""
     lines = {tuple(place.path): place.span[0] + 1 for place in file.source_code_info.location}
     prefix = f"{file.package}." if file.package else ""
     names: dict[tuple[int, ...], str] = {
         (_MESSAGE, index): f"{prefix}{message.name}" for index, message in enumerate(file.message_type)
     }
+    names |= {(_ENUM, index): f"{prefix}{enum.name}" for index, enum in enumerate(file.enum_type)}
     for index, message in enumerate(file.message_type):
         for number, field in enumerate(message.field):
             names[_MESSAGE, index, _FIELD, number] = f"{prefix}{message.name}.{field.name}"

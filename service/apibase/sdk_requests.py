@@ -19,6 +19,8 @@ from google.protobuf.message import Message
 
 from apibase.errors import Drop, Retry, ServiceError
 from apibase.invocation import Answer
+from apibase.reasons import chassis_reason
+from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +140,7 @@ def answer_of(returned: object) -> Answer:
     else:
         raise ServiceError(
             grpc.StatusCode.OUT_OF_RANGE,
-            "INVALID_RETURN_TYPE",
+            chassis_reason(errors_pb2.ERROR_REASON_INVALID_RETURN_TYPE),
             f"the method returned {type(returned).__name__}, which is neither text, bytes, a protobuf message nor a response",
         )
     return Answer(

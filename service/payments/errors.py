@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import grpc
 
-from apibase import ServiceError
-from shop.payments.v1 import payment_pb2
+from apibase import ErrorReasons, ServiceError
+from shop.payments.v1 import errors_pb2, payment_pb2
+
+_reason = ErrorReasons(errors_pb2.PaymentErrorReason)
 
 
 def payment_not_found(payment_id: str) -> ServiceError:
     """Return NOT_FOUND: no payment has that id."""
     return ServiceError(
         grpc.StatusCode.NOT_FOUND,
-        "PAYMENT_NOT_FOUND",
+        _reason(errors_pb2.PAYMENT_ERROR_REASON_PAYMENT_NOT_FOUND),
         f"there is no payment {payment_id}",
         metadata={"payment_id": payment_id},
     )
@@ -22,7 +24,7 @@ def payment_id_reused(payment_id: str) -> ServiceError:
     """Return ALREADY_EXISTS: the id belongs to a payment of another amount or order."""
     return ServiceError(
         grpc.StatusCode.ALREADY_EXISTS,
-        "PAYMENT_ID_REUSED",
+        _reason(errors_pb2.PAYMENT_ERROR_REASON_PAYMENT_ID_REUSED),
         f"payment {payment_id} is of another amount or order",
         metadata={"payment_id": payment_id},
     )
@@ -33,7 +35,7 @@ def wrong_status(payment: payment_pb2.Payment) -> ServiceError:
     status = payment_pb2.PaymentStatus.Name(payment.status)
     return ServiceError(
         grpc.StatusCode.FAILED_PRECONDITION,
-        "WRONG_STATUS",
+        _reason(errors_pb2.PAYMENT_ERROR_REASON_WRONG_STATUS),
         f"payment {payment.payment_id} is {status.removeprefix('PAYMENT_STATUS_').lower()}",
         metadata={"payment_id": payment.payment_id, "status": status},
     )

@@ -68,7 +68,7 @@ async def test_a_job_that_the_app_does_not_have_is_not_found(run_job: Any, liste
     with refused() as told:
         await run_job(job(name))
 
-    assert (told.code, told.reason, told.domain) == (grpc.StatusCode.NOT_FOUND, "NO_HANDLER", "apibase")
+    assert (told.code, told.reason, told.domain) == (grpc.StatusCode.NOT_FOUND, "NO_HANDLER", "dapr_contract.v1")
     assert listener.got == []
 
 

@@ -68,7 +68,7 @@ async def test_a_request_that_breaks_the_contract_never_reaches_the_handler(desk
 
     assert reached == []
     assert told.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert (told.reason, told.domain) == ("INVALID_REQUEST", "desk.v1")
+    assert (told.reason, told.domain) == ("INVALID_REQUEST", "dapr_contract.v1")
     assert told.fields == {
         "text": "string.min_len",
         "items[1].quantity": "int32.gte_lte",

@@ -21,6 +21,8 @@ from loguru import logger
 from apibase.deadline import deadline
 from apibase.errors import SidecarError, SidecarUnavailable
 from apibase.observability import outbound_headers
+from apibase.reasons import chassis_reason
+from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TOKEN_HEADER = "dapr-api-token"  # noqa: S105 - a header's name
+_SIDECAR_ERROR = chassis_reason(errors_pb2.ERROR_REASON_SIDECAR_ERROR)
 _ATTEMPT_SECONDS = 2.0
 _RETRY_SECONDS = 0.1
 _SILENCE_SECONDS = 1.9  # what fails at once is tried often, and told only now and then
@@ -111,7 +114,8 @@ class Sidecar:
             except grpc.aio.AioRpcError as error:
                 if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
                     message = f"the sidecar at {self.address} refused the call ({error.details()}); is DAPR_API_TOKEN the sidecar's?"
-                    raise SidecarError(error.code(), "SIDECAR_TOKEN_REFUSED", message) from error
+                    reason = chassis_reason(errors_pb2.ERROR_REASON_SIDECAR_TOKEN_REFUSED)
+                    raise SidecarError(error.code(), reason, message) from error
                 waited = time.monotonic() - started
                 if waited >= timeout:
                     message = f"no sidecar at {self.address} after {waited:.0f} s (APIBASE_SIDECAR_TIMEOUT)"
@@ -155,11 +159,11 @@ async def sidecar_call(awaitable: Awaitable[T], *, component: str) -> T:
     except (grpc.aio.AioRpcError, DaprGrpcError, DaprInternalError) as error:
         status = error if isinstance(error, grpc.aio.AioRpcError) else error.__cause__
         if not isinstance(status, grpc.aio.AioRpcError):
-            raise SidecarError(grpc.StatusCode.UNKNOWN, "SIDECAR_ERROR", str(error), component=component) from error
+            raise SidecarError(grpc.StatusCode.UNKNOWN, _SIDECAR_ERROR, str(error), component=component) from error
         details = status.details() or ""
         if status.code() is grpc.StatusCode.UNAVAILABLE:
             raise SidecarUnavailable(details) from error
-        raise SidecarError(status.code(), "SIDECAR_ERROR", details, component=component) from error
+        raise SidecarError(status.code(), _SIDECAR_ERROR, details, component=component) from error
 
 
 class _Client(DaprClient):

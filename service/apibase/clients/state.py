@@ -14,6 +14,8 @@ from google.protobuf.message import Message
 from apibase.clients._transport import sidecar_call
 from apibase.errors import Conflict, SidecarError, SidecarUnavailable
 from apibase.message_json import from_json
+from apibase.reasons import chassis_reason
+from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -49,9 +51,8 @@ class StateManager:
             value = from_json(response.data, message)
         except ValueError as error:
             text = f"the state under {key!r} is no {message.DESCRIPTOR.full_name}: {error}"
-            raise SidecarError(
-                grpc.StatusCode.DATA_LOSS, "STATE_UNREADABLE", text, component=self.store_name
-            ) from error
+            reason = chassis_reason(errors_pb2.ERROR_REASON_STATE_UNREADABLE)
+            raise SidecarError(grpc.StatusCode.DATA_LOSS, reason, text, component=self.store_name) from error
         return StateItem(key, value, response.etag)
 
     async def save(
