@@ -2,7 +2,8 @@
 
 A dead letter is the event again, with the same id, and with these CloudEvent extensions: `dlreason` (what was wrong),
 `dlcode` (a constant), `dlhandler` (the method), `dlpubsub` and `dltopic` (where it came from). Fields that the contract
-marks `debug_redact` are empty in it.
+marks `debug_redact` are empty in it, and `dlredacted` names those that had a value. Data that can't be read, of a message that
+has such fields, is left out whole, and `dlredacted` is `*`.
 """
 
 from __future__ import annotations
@@ -19,19 +20,29 @@ from google.protobuf.message import DecodeError
 from apibase.clients._transport import sidecar_call
 from apibase.decoding import read
 from apibase.errors import Drop
-from apibase.observability.redaction import redacted, redacted_json
+from apibase.observability.redaction import marked_fields, marked_members, marked_names, redacted, redacted_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from google.protobuf.message import Message
 
     from apibase.clients import Sidecar
     from apibase.routes import Incoming, TopicRoute
 
 REASON, CODE, HANDLER, PUBSUB, TOPIC = "dlreason", "dlcode", "dlhandler", "dlpubsub", "dltopic"
+REDACTED = "dlredacted"
+"""The fields that were emptied, with commas between them."""
+EVERYTHING = "*"
+"""What `dlredacted` says of data that was left out whole."""
+REPLAY = "dlreplay"
+"""The handlers that an event is published again for, with commas between them: others acknowledge it and do nothing."""
+EXTENSIONS = frozenset({REASON, CODE, HANDLER, PUBSUB, TOPIC, REDACTED, REPLAY})
 _REASON_LENGTH = 1000
-_CLOUD_EVENT = "application/cloudevents+json"
+_REDACTED_LENGTH = 2000
+CLOUD_EVENT = "application/cloudevents+json"
 # Attributes that daprd sets anew on what is published, and those that only the data itself may set.
-_NOT_KEPT = frozenset({"topic", "pubsubname", "traceid", "data", "data_base64"})
+_NOT_KEPT = frozenset({"topic", "pubsubname", "traceid", "data", "data_base64"}) | EXTENSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +80,40 @@ class DeadLetters:
                 event.pubsub_name,
                 route.dead_letter_topic,
                 json.dumps(envelope, ensure_ascii=False),
-                data_content_type=_CLOUD_EVENT,
+                data_content_type=CLOUD_EVENT,
             ),
             component=event.pubsub_name,
         )
 
 
 def _data(route: TopicRoute, incoming: Incoming) -> dict[str, object]:
-    """Return the members of the envelope that hold the event's data, redacted."""
+    """Return the members of the envelope that hold the event's data, redacted, and say what was emptied."""
     kind = incoming.event.content_type or "application/octet-stream"
     if route.request is not None:
         try:
-            return _message(redacted(read(route.request, incoming, raw=not route.event_type)))
+            message = read(route.request, incoming, raw=not route.event_type)
         except Drop:
             pass  # It can't be read as what it should be; what its bytes look like decides.
+        else:
+            return _message(redacted(message)) | _emptied(marked_fields(message))
+    secretive = route.request if route.request and incoming.data and marked_names(route.request.DESCRIPTOR) else None
     try:
-        value = json.loads(incoming.data.decode(), parse_constant=str, parse_float=_finite)
-        members = {"data": value if route.request is None else redacted_json(value, route.request)}
+        value = json.loads(incoming.data.decode(), parse_constant=str, parse_float=finite)
+        members = {"data": value if secretive is None else redacted_json(value, secretive)}
         json.dumps(members)  # What is nested as deep as can be read may be too deep to write.
     except (ValueError, RecursionError):
-        return {"datacontenttype": kind, **_base64(incoming.data)}
-    return {"datacontenttype": "application/json", **members}
+        return {"datacontenttype": kind, **(_emptied([EVERYTHING]) if secretive else _base64(incoming.data))}
+    if secretive is None:
+        return {"datacontenttype": "application/json", **members}
+    if isinstance(value, str):  # A whole message can stand in a string, with all of its fields.
+        return {"datacontenttype": kind, **_emptied([EVERYTHING])}
+    return {"datacontenttype": "application/json", **members, **_emptied(marked_members(value, secretive))}
+
+
+def _emptied(fields: Sequence[str]) -> dict[str, object]:
+    """Return the extension that names emptied fields; what is too long to name is everything."""
+    text = ",".join(fields)
+    return {REDACTED: text if len(text) <= _REDACTED_LENGTH else EVERYTHING} if fields else {}
 
 
 def _message(message: Message) -> dict[str, object]:
@@ -104,7 +128,7 @@ def _base64(data: bytes) -> dict[str, object]:
     return {"data_base64": base64.b64encode(data).decode()}
 
 
-def _finite(text: str) -> float | str:
+def finite(text: str) -> float | str:
     """Return a JSON number that can be written as one again; 1e999 can't."""
     number = float(text)
     return number if math.isfinite(number) else text

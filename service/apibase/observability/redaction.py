@@ -35,6 +35,42 @@ def redacted_json(value: object, kind: type[Message]) -> object:
             return value
 
 
+def marked_fields(message: Message) -> list[str]:
+    """Return the paths of the marked fields that have a value, without indexes and keys: `card`, `address.door_code`."""
+    found: dict[str, None] = {}
+    _find(message, "", found)
+    return list(found)
+
+
+def marked_members(value: object, kind: type[Message]) -> list[str]:
+    """Return the names of the JSON members that `redacted_json` takes away."""
+    names = marked_names(kind.DESCRIPTOR)
+    found: dict[str, None] = {}
+    left = [value]
+    while left:
+        match left.pop():
+            case dict() as members:
+                found.update(dict.fromkeys(key for key in members if key in names))
+                left += [member for key, member in members.items() if key not in names]
+            case list() as items:
+                left += items
+    return sorted(found)
+
+
+def _find(message: Message, path: str, found: dict[str, None]) -> None:
+    if isinstance(message, AnyMessage):
+        packed = _unpacked(message)
+        if packed is not None:
+            _find(packed, path, found)
+        return
+    for field, value in message.ListFields():
+        if field.GetOptions().debug_redact:
+            found[f"{path}{field.name}"] = None
+        elif field.message_type is not None:
+            for within in _messages(value):
+                _find(within, f"{path}{field.name}.", found)
+
+
 def _clear(message: Message) -> None:
     if isinstance(message, AnyMessage):
         _clear_within(message)
@@ -49,11 +85,17 @@ def _clear(message: Message) -> None:
 
 def _clear_within(packed: AnyMessage) -> None:
     """Redact what is packed; what no loaded contract knows stays as it is."""
+    message = _unpacked(packed)
+    if message is not None:
+        packed.value = redacted(message).SerializeToString()
+
+
+def _unpacked(packed: AnyMessage) -> Message | None:
     try:
         kind = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(packed.TypeName()))
-        packed.value = redacted(kind.FromString(packed.value)).SerializeToString()
+        return kind.FromString(packed.value)
     except (KeyError, DecodeError):
-        return
+        return None
 
 
 def _messages(value: Any) -> list[Message]:  # noqa: ANN401 - a field's value has many types
