@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import message_factory
 
+from apibase.event_identity import Deduplication, check_key, remember_for
 from apibase.positions import line_of
 from dapr_contract.v1 import annotations_pb2
 
@@ -52,6 +53,13 @@ class TopicListener:
         """The CloudEvent type of the events that it takes."""
         return self.method.input_type.full_name
 
+    @property
+    def deduplication(self) -> Deduplication | None:
+        """How repetitions are recognised; None where they are not."""
+        if not self.options.HasField("deduplicate_for"):
+            return None
+        return Deduplication(remember_for(self.options.deduplicate_for), self.options.deduplicate_by)
+
 
 @dataclass(frozen=True, slots=True)
 class BindingListener:
@@ -95,7 +103,8 @@ def servicer_contract(servicer: object) -> ServiceDescriptor:
 def listeners(service: ServiceDescriptor) -> list[Listener]:
     """Return the listeners of a service: one for each method, or none when it is served as rpcs.
 
-    Raises `ContractError` where a service has both, or a listener says what Dapr can't do.
+    Raises `ContractError` where a service has both, a listener says what Dapr can't do, or callers are named where they
+    mean nothing.
     """
     found = [listener for method in service.methods if (listener := _listener(method)) is not None]
     if found and len(found) != len(service.methods):
@@ -106,7 +115,40 @@ def listeners(service: ServiceDescriptor) -> list[Listener]:
             "a service with listeners is never served, so move the rpcs to a service of their own"
         )
         raise ContractError(message)
+    for method in service.methods:
+        if allowed_callers(method) is not None and found:
+            of_method = method.GetOptions().HasExtension(annotations_pb2.method_callers)
+            raise ContractError(
+                f"{where(method if of_method else service)} names callers of listeners; only the sidecar calls a listener, so "
+                f"take {'method_callers' if of_method else 'callers'} away"
+            )
     return found
+
+
+def allowed_callers(method: MethodDescriptor) -> frozenset[str] | None:
+    """Return the ids of the apps that may call an rpc: those that it names itself, else those of its service; None for all.
+
+    Raises `ContractError` where an id is empty or named twice.
+    """
+    service = method.containing_service
+    of_method, of_service = method.GetOptions(), service.GetOptions()
+    if of_method.HasExtension(annotations_pb2.method_callers):
+        return _app_ids(method, "method_callers", of_method.Extensions[annotations_pb2.method_callers])
+    if of_service.HasExtension(annotations_pb2.callers):
+        return _app_ids(service, "callers", of_service.Extensions[annotations_pb2.callers])
+    return None
+
+
+def _app_ids(element: object, option: str, callers: annotations_pb2.Callers) -> frozenset[str]:
+    app_ids = list(callers.app_ids)
+    if "" in app_ids:
+        raise ContractError(f"{where(element)}: option (dapr_contract.v1.{option}) has an empty app id; name the app")
+    twice = sorted({app_id for app_id in app_ids if app_ids.count(app_id) > 1})
+    if twice:
+        raise ContractError(
+            f"{where(element)}: option (dapr_contract.v1.{option}) names {', '.join(twice)} more than once; once will do"
+        )
+    return frozenset(app_ids)
 
 
 def _listener(method: MethodDescriptor) -> Listener | None:
@@ -145,7 +187,34 @@ def _topic(method: MethodDescriptor, topic: annotations_pb2.Topic) -> TopicListe
         raise ContractError(f"{where(method)} has a priority and no match; only matches are tried in order")
     if topic.raw_payload and topic.match:
         raise ContractError(f"{where(method)} has raw_payload and a match; a raw record has no attributes to match on")
+    _check_deduplication(method, topic)
     return TopicListener(method, topic)
+
+
+def _check_deduplication(method: MethodDescriptor, topic: annotations_pb2.Topic) -> None:
+    if not topic.HasField("deduplicate_for"):
+        if topic.deduplicate_by:
+            raise ContractError(
+                f"{where(method)} has deduplicate_by and no deduplicate_for; say for how long a repetition is recognised"
+            )
+        return
+    try:
+        remember_for(topic.deduplicate_for)
+    except ValueError as error:
+        raise ContractError(f"{where(method)}: deduplicate_for must {error}; give it such a length") from error
+    if topic.deduplicate_by:
+        try:
+            check_key(method.input_type, topic.deduplicate_by)
+        except ValueError as error:
+            raise ContractError(
+                f"{where(method)}: deduplicate_by {topic.deduplicate_by!r} can't tell events apart: {error}; "
+                "name a field that can, or none for the CloudEvent's source and id"
+            ) from error
+    elif topic.raw_payload or topic.metadata.get("rawPayload", "false").lower() != "false":
+        raise ContractError(
+            f"{where(method)} has a raw payload and deduplicate_for without deduplicate_by; daprd gives a raw record "
+            "a new id at each delivery, so name the field that tells records apart"
+        )
 
 
 def _job(method: MethodDescriptor, job: annotations_pb2.Job) -> JobListener:

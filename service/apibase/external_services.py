@@ -10,7 +10,7 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2
 from loguru import logger
 
-from apibase.contract import ContractError, listeners
+from apibase.contract import ContractError, allowed_callers, listeners
 from apibase.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ExternalServices:
         self._names.append(name)
 
     def add(self, add_to_server: AddToServer, servicer: object) -> None:
-        """Add a service. Raises `ContractError` where it is one of listeners, or the app channel itself.
+        """Add a service. Raises `ContractError` where it is one of listeners, or for named callers, or the app channel itself.
 
         Of `grpc.health.v1` the chassis's own is served: an app that brings one has needed it, and now doesn't.
         """
@@ -53,7 +53,7 @@ class ExternalServices:
                 return
             if name in _CALLBACKS:
                 raise ContractError(f"{name} is served by the app itself; leave it out")
-            _refuse_listeners(name)
+            _check_contract(name)
             self.claim(name)
         self._handlers += taken.handlers
 
@@ -116,10 +116,12 @@ def _names(handlers: Sequence[grpc.GenericRpcHandler]) -> tuple[str, ...]:
     return tuple(handler.service_name() for handler in handlers if isinstance(handler, grpc.ServiceRpcHandler))
 
 
-def _refuse_listeners(name: str) -> None:
+def _check_contract(name: str) -> None:
     try:
         service = descriptor_pool.Default().FindServiceByName(name)
     except KeyError:
         return  # of no contract that is loaded here
     if listeners(service):
         raise ContractError(f"{name} listens to Dapr and is never served; add it with add_servicer")
+    if any(allowed_callers(method) is not None for method in service.methods):
+        raise ContractError(f"{name} names callers, which nobody checks here; add it with add_servicer")

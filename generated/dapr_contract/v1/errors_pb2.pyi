@@ -35,7 +35,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_APP_TOKEN_REFUSED: _ErrorReason.ValueType  # 4
     """The call does not carry the app's token, so it does not come from its sidecar."""
     ERROR_REASON_CALLER_NOT_ALLOWED: _ErrorReason.ValueType  # 5
-    """The contract does not let the app that calls, or an app that is not named, call the method. Metadata: caller, method."""
+    """The contract does not let the app that calls, or an app that is not named, call the method; or an app called as only a
+    sidecar may. Metadata: caller, method.
+    """
     ERROR_REASON_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 6
     """The contract has the method, the service does not implement it."""
     ERROR_REASON_NO_SUCH_METHOD: _ErrorReason.ValueType  # 7
@@ -94,7 +96,9 @@ ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 3
 ERROR_REASON_APP_TOKEN_REFUSED: ErrorReason.ValueType  # 4
 """The call does not carry the app's token, so it does not come from its sidecar."""
 ERROR_REASON_CALLER_NOT_ALLOWED: ErrorReason.ValueType  # 5
-"""The contract does not let the app that calls, or an app that is not named, call the method. Metadata: caller, method."""
+"""The contract does not let the app that calls, or an app that is not named, call the method; or an app called as only a
+sidecar may. Metadata: caller, method.
+"""
 ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 6
 """The contract has the method, the service does not implement it."""
 ERROR_REASON_NO_SUCH_METHOD: ErrorReason.ValueType  # 7

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from dapr_contract.v1 import annotations_pb2 as dapr__contract_dot_v1_dot_annotations__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from shop.payments.v1 import payment_pb2 as shop_dot_payments_dot_v1_dot_payment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshop/payments/v1/service.proto\x12\x10shop.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/type/money.proto\x1a\x1eshop/payments/v1/payment.proto\"\x98\x02\n\x10\x41uthoriseRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\x08order_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\xa3\x01\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x7f\xbaH|\xba\x01v\n\x0f\x61mount.positive\x12\x19must be more than nothing\x1aHthis.units >= 0 && this.nanos >= 0 && (this.units > 0 || this.nanos > 0)\xc8\x01\x01\x12$\n\rpayment_token\x18\x04 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\"?\n\x11\x41uthoriseResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\".\n\x0e\x43\x61ptureRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"=\n\x0f\x43\x61ptureResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\"+\n\x0bVoidRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\":\n\x0cVoidResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\"1\n\x11GetPaymentRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"@\n\x12GetPaymentResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment2\xea\x02\n\x0ePaymentService\x12Y\n\tAuthorise\x12\".shop.payments.v1.AuthoriseRequest\x1a#.shop.payments.v1.AuthoriseResponse\"\x03\x90\x02\x02\x12S\n\x07\x43\x61pture\x12 .shop.payments.v1.CaptureRequest\x1a!.shop.payments.v1.CaptureResponse\"\x03\x90\x02\x02\x12J\n\x04Void\x12\x1d.shop.payments.v1.VoidRequest\x1a\x1e.shop.payments.v1.VoidResponse\"\x03\x90\x02\x02\x12\\\n\nGetPayment\x12#.shop.payments.v1.GetPaymentRequest\x1a$.shop.payments.v1.GetPaymentResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshop/payments/v1/service.proto\x12\x10shop.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"dapr_contract/v1/annotations.proto\x1a\x17google/type/money.proto\x1a\x1eshop/payments/v1/payment.proto\"\x98\x02\n\x10\x41uthoriseRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\x08order_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\xa3\x01\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x7f\xbaH|\xba\x01v\n\x0f\x61mount.positive\x12\x19must be more than nothing\x1aHthis.units >= 0 && this.nanos >= 0 && (this.units > 0 || this.nanos > 0)\xc8\x01\x01\x12$\n\rpayment_token\x18\x04 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\"?\n\x11\x41uthoriseResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\".\n\x0e\x43\x61ptureRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"=\n\x0f\x43\x61ptureResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\"+\n\x0bVoidRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\":\n\x0cVoidResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment\"1\n\x11GetPaymentRequest\x12\x1c\n\npayment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"@\n\x12GetPaymentResponse\x12*\n\x07payment\x18\x01 \x01(\x0b\x32\x19.shop.payments.v1.Payment2\x90\x03\n\x0ePaymentService\x12Y\n\tAuthorise\x12\".shop.payments.v1.AuthoriseRequest\x1a#.shop.payments.v1.AuthoriseResponse\"\x03\x90\x02\x02\x12S\n\x07\x43\x61pture\x12 .shop.payments.v1.CaptureRequest\x1a!.shop.payments.v1.CaptureResponse\"\x03\x90\x02\x02\x12J\n\x04Void\x12\x1d.shop.payments.v1.VoidRequest\x1a\x1e.shop.payments.v1.VoidResponse\"\x03\x90\x02\x02\x12t\n\nGetPayment\x12#.shop.payments.v1.GetPaymentRequest\x1a$.shop.payments.v1.GetPaymentResponse\"\x1b\x90\x02\x01\xe2\xa5\x19\x14\n\x06orders\n\nstorefront\x1a\x0c\xca\xa5\x19\x08\n\x06ordersb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +49,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VOIDREQUEST'].fields_by_name['payment_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_GETPAYMENTREQUEST'].fields_by_name['payment_id']._loaded_options = None
   _globals['_GETPAYMENTREQUEST'].fields_by_name['payment_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_PAYMENTSERVICE']._loaded_options = None
+  _globals['_PAYMENTSERVICE']._serialized_options = b'\312\245\031\010\n\006orders'
   _globals['_PAYMENTSERVICE'].methods_by_name['Authorise']._loaded_options = None
   _globals['_PAYMENTSERVICE'].methods_by_name['Authorise']._serialized_options = b'\220\002\002'
   _globals['_PAYMENTSERVICE'].methods_by_name['Capture']._loaded_options = None
@@ -55,23 +58,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENTSERVICE'].methods_by_name['Void']._loaded_options = None
   _globals['_PAYMENTSERVICE'].methods_by_name['Void']._serialized_options = b'\220\002\002'
   _globals['_PAYMENTSERVICE'].methods_by_name['GetPayment']._loaded_options = None
-  _globals['_PAYMENTSERVICE'].methods_by_name['GetPayment']._serialized_options = b'\220\002\001'
-  _globals['_AUTHORISEREQUEST']._serialized_start=139
-  _globals['_AUTHORISEREQUEST']._serialized_end=419
-  _globals['_AUTHORISERESPONSE']._serialized_start=421
-  _globals['_AUTHORISERESPONSE']._serialized_end=484
-  _globals['_CAPTUREREQUEST']._serialized_start=486
-  _globals['_CAPTUREREQUEST']._serialized_end=532
-  _globals['_CAPTURERESPONSE']._serialized_start=534
-  _globals['_CAPTURERESPONSE']._serialized_end=595
-  _globals['_VOIDREQUEST']._serialized_start=597
-  _globals['_VOIDREQUEST']._serialized_end=640
-  _globals['_VOIDRESPONSE']._serialized_start=642
-  _globals['_VOIDRESPONSE']._serialized_end=700
-  _globals['_GETPAYMENTREQUEST']._serialized_start=702
-  _globals['_GETPAYMENTREQUEST']._serialized_end=751
-  _globals['_GETPAYMENTRESPONSE']._serialized_start=753
-  _globals['_GETPAYMENTRESPONSE']._serialized_end=817
-  _globals['_PAYMENTSERVICE']._serialized_start=820
-  _globals['_PAYMENTSERVICE']._serialized_end=1182
+  _globals['_PAYMENTSERVICE'].methods_by_name['GetPayment']._serialized_options = b'\220\002\001\342\245\031\024\n\006orders\n\nstorefront'
+  _globals['_AUTHORISEREQUEST']._serialized_start=175
+  _globals['_AUTHORISEREQUEST']._serialized_end=455
+  _globals['_AUTHORISERESPONSE']._serialized_start=457
+  _globals['_AUTHORISERESPONSE']._serialized_end=520
+  _globals['_CAPTUREREQUEST']._serialized_start=522
+  _globals['_CAPTUREREQUEST']._serialized_end=568
+  _globals['_CAPTURERESPONSE']._serialized_start=570
+  _globals['_CAPTURERESPONSE']._serialized_end=631
+  _globals['_VOIDREQUEST']._serialized_start=633
+  _globals['_VOIDREQUEST']._serialized_end=676
+  _globals['_VOIDRESPONSE']._serialized_start=678
+  _globals['_VOIDRESPONSE']._serialized_end=736
+  _globals['_GETPAYMENTREQUEST']._serialized_start=738
+  _globals['_GETPAYMENTREQUEST']._serialized_end=787
+  _globals['_GETPAYMENTRESPONSE']._serialized_start=789
+  _globals['_GETPAYMENTRESPONSE']._serialized_end=853
+  _globals['_PAYMENTSERVICE']._serialized_start=856
+  _globals['_PAYMENTSERVICE']._serialized_end=1256
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,78 @@
+"""Who may call an rpc: what the contract says (`callers`, `method_callers`), held against what the sidecars say of a call.
+
+The caller's daprd appends its app id to `dapr-caller-app-id`, so what a caller wrote there itself stands before it: the last
+value counts, and values that differ are refused. A call to the app's own id gets no such header, nor does one that comes
+straight to the app's port: where a contract names callers, both are refused.
+
+daprd relays whatever method an app names, Dapr's own callbacks too. What only the app's own sidecar brings (events, bindings,
+jobs) is not taken from an app.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+
+from apibase.contract import allowed_callers
+from apibase.errors import ServiceError
+from apibase.reasons import chassis_reason
+from dapr_contract.v1 import errors_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from google.protobuf.descriptor import MethodDescriptor
+
+CALLER_HEADER = "dapr-caller-app-id"
+_OF_RELAYED_CALLS = frozenset({CALLER_HEADER, "dapr-callee-app-id", "dapr-app-id"})
+_TOLD_LENGTH = 100  # an app id has fewer letters; what somebody wrote instead must fit into a header of the answer
+
+
+def named_callers(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[str, ...]:
+    """Return the app ids that a call's metadata name as its caller, as they came: the last one is daprd's word."""
+    return tuple(value for key, value in metadata or () if key == CALLER_HEADER and isinstance(value, str))
+
+
+def is_relayed(headers: Mapping[str, str]) -> bool:
+    """Whether a call is an app's, which the sidecars relayed, and not the sidecar's own."""
+    return not _OF_RELAYED_CALLS.isdisjoint(headers)
+
+
+def forged(headers: Mapping[str, str], what: str) -> ServiceError:
+    """Return what an app is told that calls like a sidecar, with `what` it brought."""
+    caller = headers.get(CALLER_HEADER, "")[:_TOLD_LENGTH]
+    return ServiceError(
+        grpc.StatusCode.PERMISSION_DENIED,
+        chassis_reason(errors_pb2.ERROR_REASON_CALLER_NOT_ALLOWED),
+        f"an app called with {what}, which only this app's own sidecar brings",
+        metadata={"caller": caller},
+    )
+
+
+class CallerCheck:
+    """The check of one method. Raises `ContractError` where its contract contradicts itself."""
+
+    def __init__(self, method: MethodDescriptor) -> None:
+        self._method = method.full_name
+        self._allowed = allowed_callers(method)
+
+    def check(self, callers: Sequence[str]) -> None:
+        """Raise PERMISSION_DENIED unless `callers`, as `named_callers` gives them, is an app that may call; which may is not told."""
+        if self._allowed is None:
+            return
+        caller = callers[-1] if callers else ""
+        if not caller:
+            problem = f"the call does not come from another app's sidecar, and {self._method} is for some apps only"
+        elif len(set(callers)) > 1:
+            problem = f"the call names callers that differ, so nobody's word is taken for who calls {self._method}"
+        elif caller not in self._allowed:
+            problem = f"{caller[:_TOLD_LENGTH]} may not call {self._method}"
+        else:
+            return
+        raise ServiceError(
+            grpc.StatusCode.PERMISSION_DENIED,
+            chassis_reason(errors_pb2.ERROR_REASON_CALLER_NOT_ALLOWED),
+            problem,
+            metadata={"caller": caller[:_TOLD_LENGTH], "method": self._method},
+        )
