@@ -169,7 +169,7 @@ def _written(message: Message, incoming: Incoming) -> bytes:
     if media_type in PROTOBUF_TYPES or (not media_type and not incoming.data.lstrip().startswith(b"{")):
         message.DiscardUnknownFields()
         return message.SerializeToString()
-    return json_format.MessageToJson(message, indent=None, always_print_fields_with_no_presence=True).encode()
+    return json_format.MessageToJson(message, indent=None).encode()
 
 
 def _envelope(data: bytes) -> dict[str, Any] | None:

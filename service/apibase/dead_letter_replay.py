@@ -26,6 +26,10 @@ class NotReplayable(Exception):
     """A letter that is not published again as it is; the message says what it lacks."""
 
 
+class LacksFields(NotReplayable):
+    """A letter whose event had fields that must not be shown; it may be replayed without them."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetterReplay:
     """Publishes dead letters again through the sidecar of the app that archived them."""
@@ -60,9 +64,8 @@ def check_replayable(letter: DeadLetter, *, topic: str = "", without_redacted_fi
         raise NotReplayable(f"its data is not in the archive: {letter.data_missing}")
     if letter.redacted_fields and not without_redacted_fields:
         fields = ", ".join(letter.redacted_fields)
-        raise NotReplayable(
-            f"a replay would lack {'fields' if fields == EVERYTHING else fields}, which must not be shown"
-        )
+        what = "fields" if fields == EVERYTHING else fields
+        raise LacksFields(f"a replay would lack {what}, which must not be shown")
     target = topic or letter.summary.topic
     if not target:
         raise NotReplayable("the topic that it came from is not known; name one")
@@ -71,7 +74,7 @@ def check_replayable(letter: DeadLetter, *, topic: str = "", without_redacted_fi
 
 def _envelope(letter: DeadLetter) -> str:
     """Return the event's CloudEvent."""
-    extensions = json_format.MessageToDict(letter.extensions)
+    extensions = {key: _whole(value) for key, value in json_format.MessageToDict(letter.extensions).items()}
     members: dict[str, object] = {
         **{key: value for key, value in extensions.items() if key not in _NOT_SENT},
         "specversion": "1.0",
@@ -83,6 +86,19 @@ def _envelope(letter: DeadLetter) -> str:
     if letter.handlers:
         members[REPLAY] = ",".join(letter.handlers)
     return json.dumps(members | _data(letter), ensure_ascii=False)
+
+
+def _whole(value: object) -> object:
+    """Return an extension's value with whole numbers as such: a `Struct` has them as 2.0."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_whole(each) for each in value]
+        case dict():
+            return {key: _whole(each) for key, each in value.items()}
+        case _:
+            return value
 
 
 def _data(letter: DeadLetter) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import sys
 import uuid
@@ -252,7 +251,9 @@ async def test_a_record_that_is_no_cloud_event_is_read_as_the_message_itself(pro
 
     (letter,) = await eventually(buried, within=10, what="the record is a dead letter")
     assert letter["dlcode"] == "UNDECODABLE"
-    assert base64.b64decode(letter["data_base64"]).startswith(b"neither JSON")
+    # A task has a field that must not be shown, and nobody can tell whether it is in there.
+    assert letter["dlredacted"] == "*"
+    assert not {"data", "data_base64"} & set(letter)
 
 
 @pytest.mark.req("R6.1", "R6.3")

@@ -11,9 +11,10 @@ COMMANDS = {
     "call": "apibase.cli.call:call",
     "demo": "apibase.cli.demo:demo",
     "gen": "apibase.cli.gen:gen",
+    "dlq": "apibase.cli.dlq:dlq",
     "breaking": "apibase.cli.breaking:breaking",
 }
-"""Every command: its name, and the function that is it. Adding one is a line here."""
+"""Every command: its name, and the function that is it, or the `typer.Typer` of a group. Adding one is a line here."""
 
 _NEEDED = {"typer", "rich", "yaml", "click"}
 _INTERRUPTED = 130

@@ -49,20 +49,20 @@ def letter_table(found: Sequence[Found], width: int, *, with_app: bool) -> Table
             "-" if not summary.HasField("replayed_at") else "yes" if is_replayed(summary) else "died again",
             _reason(summary),
         )
-        table.add_row(*(Text(" ".join(cell.split())) for cell in cells))
+        table.add_row(*(Text(_printable(" ".join(cell.split()))) for cell in cells))
     return table
 
 
-def plan_table(plan: Sequence[tuple[Found, DeadLetter, str]]) -> Table:
+def plan_table(plan: Sequence[tuple[DeadLetter, str]]) -> Table:
     """What a replay would send, the first of it."""
     table = _table()
     for heading in ("id", "event", "type", "to topic", "for"):
         table.add_column(heading, no_wrap=True, overflow="ellipsis")
-    for found, letter, target in plan[:_PLAN_ROWS]:
+    for letter, target in plan[:_PLAN_ROWS]:
         summary = letter.summary
         handlers = "every consumer" if letter.raw_payload else ", ".join(letter.handlers) or "every consumer"
-        cells = (found.entry.id, summary.event_id or "-", summary.event_type or "-", target, handlers)
-        table.add_row(*map(Text, cells))
+        cells = (letter.id, summary.event_id or "-", summary.event_type or "-", target, handlers)
+        table.add_row(*(Text(_printable(cell)) for cell in cells))
     if len(plan) > _PLAN_ROWS:
         table.add_row("…", f"and {len(plan) - _PLAN_ROWS} more")
     return table
@@ -92,9 +92,9 @@ def letter_lines(letter: DeadLetter, app_id: str) -> Iterator[str]:
     }
     fields |= {f"extension {key}": str(value) for key, value in json_format.MessageToDict(letter.extensions).items()}
     width = max(map(len, fields))
-    yield from (f"{key:<{width}}  {value}" for key, value in fields.items() if value)
+    yield from (_printable(f"{key:<{width}}  {value}") for key, value in fields.items() if value)
     yield ""
-    yield data_text(letter)
+    yield from map(_printable, data_text(letter).splitlines())
 
 
 def data_text(letter: DeadLetter) -> str:
@@ -110,7 +110,11 @@ def data_text(letter: DeadLetter) -> str:
     try:
         return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
-        return text if text.isprintable() else f"base64: {base64.b64encode(letter.data).decode()}"
+        return (
+            text
+            if all(map(str.isprintable, text.splitlines()))
+            else f"base64: {base64.b64encode(letter.data).decode()}"
+        )
 
 
 def as_json(found: Found) -> str:
@@ -128,6 +132,11 @@ def replayed(summary: DeadLetterSummary) -> str:
 
 def _reason(summary: DeadLetterSummary) -> str:
     return summary.reason or ("" if summary.code else SIDECARS_REASON)
+
+
+def _printable(text: str) -> str:
+    """Return text that does nothing to a terminal but stand there: what an event says is anybody's."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _age(age: timedelta) -> str:

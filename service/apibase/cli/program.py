@@ -17,7 +17,7 @@ _ABOUT = (
 
 
 def program(commands: Mapping[str, str]) -> typer.Typer:
-    """Load each command's function and put them together."""
+    """Load each command's function, or group of commands, and put them together."""
     app = typer.Typer(
         name="apibase",
         help=_ABOUT,
@@ -30,7 +30,11 @@ def program(commands: Mapping[str, str]) -> typer.Typer:
     app.callback()(_options)
     for name, reference in commands.items():
         module, _, function = reference.partition(":")
-        app.command(name)(getattr(import_module(module), function))
+        command = getattr(import_module(module), function)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 
