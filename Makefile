@@ -46,6 +46,10 @@ test-full: $(STAMP) ## Everything, and the time that each part takes
 	@$(BIN)/python -m apibase.local.binaries 1.18 1.14
 	@$(BIN)/pytest --durations=15 $(ARGS)
 
+.PHONY: bench
+bench: $(STAMP) ## Measure again what docs/benchmarks/ says; leave the machine alone meanwhile
+	@$(BIN)/python -m tests.bench.waiting_handlers $(ARGS)
+
 .PHONY: criteria
 criteria: $(STAMP) ## The table of all criteria with the tests that carry them
 	@$(BIN)/pytest --quiet --no-header --criteria tests

@@ -4,22 +4,26 @@
 | --- | --- | --- |
 | returns | SUCCESS | OK |
 | `Drop`, data that is not the message, data that breaks a rule of the contract | dead letter | OK, logged |
+| not called: the data is larger than `max_message_bytes`, or daprd has lost it on the way | DROP | OK, logged |
 | a `ServiceError` of the service's own that is not retryable | dead letter | its status |
 | `Retry`, a retryable `ServiceError`, a failing sidecar or component, another app's error | RETRY | its status |
 | any other exception | RETRY | INTERNAL |
 
 A dead letter is published by the chassis (see `dead_letters`); then the event is acknowledged, and if that publishing
 fails it is RETRY, or DROP where the letter is too large (daprd then writes its own, without a reason). Without a dead-
-letter topic the event is logged and dropped. An event that names no type, where no handler can be told, is DROP: daprd
-buries that one. UNIMPLEMENTED never leaves for an event: daprd would
+letter topic the event is logged and dropped. An event that names no type, where no handler can be told, and one that protobuf can't
+read (see `callback_requests`) are DROP: daprd buries those as they came. UNIMPLEMENTED never leaves for an event: daprd would
 acknowledge and lose it.
+
+Where the contract says `deduplicate_for`, an event is claimed before (see `deduplication`): one that was handled is SUCCESS
+without a call, one that somebody else is handling, or of which the store can't tell, RETRY.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import grpc
@@ -28,11 +32,18 @@ from loguru import logger
 from apibase.cancellation import is_cancelled
 from apibase.dead_letters import Death
 from apibase.deadline import deadline
-from apibase.errors import Drop, InvalidRequest, Retry, ServiceError, SidecarError
+from apibase.decoding import decode
+from apibase.deduplication import ClaimLost, Repetition
+from apibase.errors import Drop, InvalidRequest, LeftToSidecar, Retry, ServiceError, SidecarError, TooLarge
 from apibase.failures import tell
+from apibase.observability import log_outcome
+from apibase.reasons import chassis_reason
+from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from apibase.dead_letters import DeadLetters
+    from apibase.deduplication import Claim, Deduplicator
+    from apibase.observability import CallLevel
     from apibase.routes import Incoming, Route, TopicRoute
 
 Status = Literal["SUCCESS", "RETRY", "DROP"]
@@ -64,6 +75,8 @@ async def call(route: Route, incoming: Incoming, remaining: float | None) -> Out
     """Call a handler with `remaining` seconds for its outbound calls; never raises but on the call's own cancellation."""
     token = deadline.set_remaining(remaining)
     try:
+        if incoming.too_large:
+            raise TooLarge(len(incoming.data))  # noqa: TRY301 - judged like what a handler raises
         answer = await route.handler(incoming)
     except (Exception, asyncio.CancelledError) as error:
         if is_cancelled():
@@ -77,44 +90,88 @@ async def call(route: Route, incoming: Incoming, remaining: float | None) -> Out
 class TopicDelivery:
     """Calls the handlers of topic events, and buries what can't be handled."""
 
-    def __init__(self, dead_letters: DeadLetters) -> None:
+    def __init__(self, dead_letters: DeadLetters, deduplicator: Deduplicator | None = None) -> None:
         self._dead_letters = dead_letters
+        self._deduplicator = deduplicator
 
     async def deliver(self, route: TopicRoute, incoming: Incoming, remaining: float | None) -> Status:
         """Have an event handled and return what daprd is told."""
         started = time.perf_counter()
         status: Status = "RETRY"
         reason = "cancelled"
+        repeated = False
         try:
-            outcome = await call(route, incoming, remaining)
-            status, reason = await self._settle(route, incoming, outcome)
+            if route.deduplication is None or incoming.too_large:
+                status, reason = await self._settle(route, incoming, await call(route, incoming, remaining))
+            else:
+                status, reason, repeated = await self._deliver_once(route, incoming, remaining)
         finally:
             event = incoming.event
-            logger.bind(
-                logger="apibase.event",
-                method=route.name,
-                verdict=status,
-                event_id=event.id,
-                topic=event.topic,
-                pubsub_name=event.pubsub_name,
+            level: CallLevel = "INFO" if status == "SUCCESS" and (repeated or not reason) else "WARNING"
+            fields = {
+                "method": route.name,
+                "verdict": status,
+                "event_id": event.id,
+                "topic": event.topic,
+                "pubsub_name": event.pubsub_name,
                 **({"reason": reason} if reason else {}),
-                duration_ms=round((time.perf_counter() - started) * 1000, 3),
-            ).log("INFO" if status == "SUCCESS" and not reason else "WARNING", "{} {}", route.name, status)
+                "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+            }
+            log_outcome(level, "apibase.event", f"{route.name} {status}", fields)
         return status
+
+    async def _deliver_once(
+        self, route: TopicRoute, incoming: Incoming, remaining: float | None
+    ) -> tuple[Status, str, bool]:
+        """Have an event handled unless it was before, which is the third thing that is returned.
+
+        Its claim is held until its dead letter, if it comes to that, is published too.
+        """
+        try:
+            incoming, claimed = await self._claim(route, incoming)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
+            return *await self._settle(route, incoming, judge(error)), False
+        if isinstance(claimed, Repetition):
+            return "SUCCESS", f"repeated: {claimed}", True
+        try:
+            async with claimed:
+                outcome = await call(route, incoming, remaining)
+                status, reason = await self._settle(route, incoming, outcome)
+                if outcome.error is None:
+                    await claimed.done()
+        except ClaimLost as lost:
+            return "RETRY", str(lost), False
+        return status, reason, False
+
+    async def _claim(self, route: TopicRoute, incoming: Incoming) -> tuple[Incoming, Claim | Repetition]:
+        """Claim an event; return it with its message, where that had to be decoded to tell which one it is."""
+        assert self._deduplicator is not None  # noqa: S101 - start-up has seen to it
+        assert route.deduplication is not None  # noqa: S101 - the caller has looked
+        if route.deduplication.by and route.request is not None:
+            incoming = replace(incoming, message=decode(route.request, incoming, raw=not route.event_type))
+        identity = route.deduplication.identity(incoming.event, incoming.message)
+        return incoming, await self._deduplicator.claim(route.name, identity, route.deduplication.remember_for)
 
     async def _settle(self, route: TopicRoute, incoming: Incoming, outcome: Outcome) -> tuple[Status, str]:
         if outcome.error is None:
             return "SUCCESS", ""
         if outcome.death is None:
             return "RETRY", _why(route, outcome.error)
-        reason = f"{outcome.death.code}: {outcome.death.reason}"
+        if isinstance(outcome.error, LeftToSidecar) and route.dead_letter_topic:
+            return "DROP", f"{outcome.death.code}: {outcome.death.reason}; left to the sidecar's dead letters"
+        return await self._bury(route, incoming, outcome.death)
+
+    async def _bury(self, route: TopicRoute, incoming: Incoming, death: Death) -> tuple[Status, str]:
+        reason = f"{death.code}: {death.reason}"
         if not route.dead_letter_topic:
             logger.bind(event_id=incoming.event.id).error(
                 "{} has no dead-letter topic: event {} is dropped for good", route.name, incoming.event.id
             )
             return "DROP", reason
         try:
-            await self._dead_letters.publish(route, incoming, outcome.death)
+            await self._dead_letters.publish(route, incoming, death)
         except Exception as error:  # noqa: BLE001 - whatever it is, daprd is told what to do
             if isinstance(error, SidecarError) and error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 # Too large with its reason: another try would not help, and daprd buries the event as it came.
@@ -132,17 +189,17 @@ async def deliver_directly(route: Route, incoming: Incoming, remaining: float | 
         logger.warning("{} dropped an event of {}: {}", route.name, incoming.event.source, outcome.error)
     elif isinstance(outcome.error, Retry):
         text = str(outcome.error) or "the event is to be delivered again"
-        failure = ServiceError(grpc.StatusCode.ABORTED, "RETRY", text)
+        failure = ServiceError(grpc.StatusCode.ABORTED, chassis_reason(errors_pb2.ERROR_REASON_RETRY), text)
     elif outcome.error is not None:
         failure = tell(route.name, outcome.error)
     code = failure.code.name if failure else "OK"
-    logger.bind(
-        logger="apibase.event",
-        method=route.name,
-        code=code,
-        source=incoming.event.source,
-        duration_ms=round((time.perf_counter() - started) * 1000, 3),
-    ).log("WARNING" if failure else "DEBUG", "{} {}", route.name, failure or code)
+    fields = {
+        "method": route.name,
+        "code": code,
+        "source": incoming.event.source,
+        "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+    }
+    log_outcome("WARNING" if failure else "DEBUG", "apibase.event", f"{route.name} {failure or code}", fields)
     return failure
 
 

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
-from loguru import logger
 
 from apibase.app_token import AppToken
+from apibase.callers import CallerCheck, named_callers
 from apibase.cancellation import is_cancelled
 from apibase.contract import is_implemented, request_class, response_class
 from apibase.deadline import deadline
-from apibase.errors import FieldViolation, InvalidRequest, ServiceError, to_status
+from apibase.errors import FieldViolation, InvalidRequest, ServiceError, to_status, too_large_request
 from apibase.failures import tell
-from apibase.observability import call_context
+from apibase.observability import call_context, log_outcome
+from apibase.reasons import chassis_reason
+from apibase.settings import DEFAULT_MAX_BYTES
 from apibase.validation import validate
+from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -33,19 +36,24 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-_CALLER = "dapr-caller-app-id"
 
+def rpc_handlers(
+    service: ServiceDescriptor, servicer: object, token: AppToken | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+) -> grpc.GenericRpcHandler:
+    """Return the gRPC handlers of a servicer's methods, each behind the border; with `token`, for the sidecar only.
 
-def rpc_handlers(service: ServiceDescriptor, servicer: object, token: AppToken | None = None) -> grpc.GenericRpcHandler:
-    """Return the gRPC handlers of a servicer's methods, each behind the border; with `token`, for the sidecar only."""
+    A request of more than `max_bytes` is RESOURCE_EXHAUSTED: the server itself takes more, for the sake of events.
+    """
     return grpc.method_handlers_generic_handler(
         service.full_name,
-        {method.name: _method_handler(method, servicer, token or AppToken(None)) for method in service.methods},
+        {
+            method.name: _method_handler(_Border(method, token or AppToken(None), max_bytes), method, servicer)
+            for method in service.methods
+        },
     )
 
 
-def _method_handler(method: MethodDescriptor, servicer: object, token: AppToken) -> grpc.RpcMethodHandler[Any, Any]:
-    border = _Border(method, token)
+def _method_handler(border: _Border, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
     behavior: Callable[..., Any] = (
         getattr(servicer, method.name) if is_implemented(servicer, method) else border.unimplemented
     )
@@ -77,7 +85,7 @@ def _method_handler(method: MethodDescriptor, servicer: object, token: AppToken)
 
     codec = {
         # A single request is decoded behind the border, so that one that can't be is refused and logged like any other.
-        "request_deserializer": border.request.FromString if method.client_streaming else None,
+        "request_deserializer": border.read if method.client_streaming else None,
         "response_serializer": border.response.SerializeToString,
     }
     if method.client_streaming:
@@ -96,8 +104,10 @@ class _CallOver(asyncio.CancelledError):
 class _Border:
     """What is known of a method before any call of it."""
 
-    def __init__(self, method: MethodDescriptor, token: AppToken) -> None:
+    def __init__(self, method: MethodDescriptor, token: AppToken, max_bytes: int) -> None:
         self.token = token
+        self.callers = CallerCheck(method)
+        self.max_bytes = max_bytes
         self.name = method.full_name
         self.domain = method.containing_service.file.package
         self.request = request_class(method)
@@ -109,11 +119,17 @@ class _Border:
     def admit(self, data: bytes) -> Message:
         """Return the request of a call that has one."""
         try:
-            request = self.request.FromString(data)
+            request = self.read(data)
         except DecodeError as error:
             raise self._unreadable() from error
         validate(request)
         return request
+
+    def read(self, data: bytes) -> Message:
+        """Return the message that the bytes hold, valid or not."""
+        if len(data) > self.max_bytes:
+            raise too_large_request(len(data), self.max_bytes)
+        return self.request.FromString(data)
 
     async def admit_all(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         """Yield the requests of a stream."""
@@ -126,7 +142,8 @@ class _Border:
 
     def _unreadable(self) -> InvalidRequest:
         return InvalidRequest(
-            [FieldViolation("(message)", f"is no {self.request.DESCRIPTOR.full_name}")], reason="UNREADABLE_REQUEST"
+            [FieldViolation("(message)", f"is no {self.request.DESCRIPTOR.full_name}")],
+            reason=chassis_reason(errors_pb2.ERROR_REASON_UNREADABLE_REQUEST),
         )
 
     async def send(self, responses: AsyncIterator[Message], context: Context) -> None:
@@ -150,7 +167,8 @@ class _Border:
         return response
 
     def unimplemented(self, _request: object, _context: Context) -> NoReturn:
-        raise ServiceError(grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", f"{self.name} is not implemented")
+        reason = chassis_reason(errors_pb2.ERROR_REASON_NOT_IMPLEMENTED)
+        raise ServiceError(grpc.StatusCode.UNIMPLEMENTED, reason, f"{self.name} is not implemented")
 
 
 class _Call:
@@ -162,8 +180,10 @@ class _Call:
         self._code = grpc.StatusCode.OK
         self._reason = ""
         self._started = time.perf_counter()
-        self._headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        self._caller = self._headers.get(_CALLER, "")
+        metadata = context.invocation_metadata() or ()
+        self._headers = {key: value for key, value in metadata if isinstance(value, str)}
+        self._callers = named_callers(metadata)
+        self._caller = self._callers[-1] if self._callers else ""
         self._scope = call_context(self._headers)
 
     def __enter__(self) -> Self:
@@ -176,20 +196,21 @@ class _Call:
             self._code = self._set_code(grpc.StatusCode.OK)
         elif self._code is grpc.StatusCode.OK:
             self._code = grpc.StatusCode.UNKNOWN
-        logger.bind(
-            logger="apibase.call",
-            method=self._border.name,
-            code=self._code.name,
+        fields = {
+            "method": self._border.name,
+            "code": self._code.name,
             **({"reason": self._reason} if self._reason else {}),
             **({"caller": self._caller} if self._caller else {}),
-            duration_ms=round((time.perf_counter() - self._started) * 1000, 3),
-        ).info("{} {}", self._border.name, self._code.name)
+            "duration_ms": round((time.perf_counter() - self._started) * 1000, 3),
+        }
+        log_outcome("INFO", "apibase.call", f"{self._border.name} {self._code.name}", fields)
         deadline.reset(self._deadline)
         self._scope.__exit__(None, None, None)
 
     def authenticate(self) -> None:
-        """Refuse a call that does not come from the sidecar."""
+        """Refuse a call that does not come from the sidecar, and one from an app that the contract does not let call."""
         self._border.token.check(self._headers)
+        self._border.callers.check(self._callers)
 
     async def fail(self, error: BaseException) -> None:
         """End the call with the status that `error` maps to; always raises, unless the call itself is cancelled."""

@@ -20,7 +20,7 @@ from loguru import logger
 from apibase import Settings
 from apibase.codegen import generate
 from apibase.inbound import rpc_handlers
-from apibase.observability import configure_logging
+from apibase.observability import configure_logging, flush_logs
 from tests.unit.fake_dapr import FakeDapr
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class Log:
 
     @property
     def text(self) -> str:
+        flush_logs()  # what would be written within the next 5 ms
         return self._stream.getvalue()
 
     @property

@@ -204,6 +204,9 @@ async def test_a_handlers_own_abort_is_kept(desk: Desk, served: Any, log: Log) -
 
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.DATA_LOSS, "gone")
     assert ("x-told", "yes") in tuple(caught.value.trailing_metadata())
+    async with asyncio.timeout(5):  # the caller may have its answer before the line is written
+        while not log.of(logger="apibase.call"):
+            await asyncio.sleep(0)
     assert log.one(logger="apibase.call")["code"] == "DATA_LOSS"
     assert log.of(level="ERROR") == []
 

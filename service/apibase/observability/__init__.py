@@ -1,13 +1,16 @@
 """Logs and the context that ties them to a trace."""
 
 from apibase.observability.context import CORRELATION_HEADER, call_context, correlation_id, outbound_headers, trace_ids
-from apibase.observability.logging import configure_logging
+from apibase.observability.logging import CallLevel, configure_logging, flush_logs, log_outcome
 
 __all__ = [
     "CORRELATION_HEADER",
+    "CallLevel",
     "call_context",
     "configure_logging",
     "correlation_id",
+    "flush_logs",
+    "log_outcome",
     "outbound_headers",
     "trace_ids",
 ]
