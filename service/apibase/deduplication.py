@@ -21,7 +21,7 @@ import json
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from loguru import logger
@@ -88,7 +88,7 @@ class Deduplicator:
         self.lease = lease
         self.now = now
         self._app_id = app_id
-        self._settling: set[asyncio.Task[object]] = set()
+        self._pending: set[asyncio.Future[Any]] = set()
 
     async def claim(self, handler: str, identity: Sequence[str | int], remember_for: timedelta) -> Claim | Repetition:
         """Claim the work of `handler` on what `identity` names, to be remembered for `remember_for` once it is done.
@@ -117,14 +117,23 @@ class Deduplicator:
     def spawn(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
         """Run what has to come to its end, whatever becomes of the call that it is for."""
         task = asyncio.ensure_future(work)
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self.expect(task)
         return task
 
+    def expect(self, pending: asyncio.Future[T]) -> None:
+        """Have `close` wait for it."""
+        self._pending.add(pending)
+        pending.add_done_callback(self._pending.discard)
+
     async def close(self) -> None:
-        """Wait until the claims of the handlers that have ended are recorded or let go; some seconds at most."""
-        if self._settling:
-            await asyncio.wait(self._settling, timeout=_SETTLE_SECONDS)
+        """Wait until every claim is recorded or let go; some seconds at most.
+
+        To be called when the calls have been cancelled: gRPC does not wait until their handlers have seen it.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                while self._pending:
+                    await asyncio.wait(self._pending)
 
 
 class Claim:
@@ -147,8 +156,10 @@ class Claim:
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._keeping: asyncio.Task[None] | None = None
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Self:
+        self._owner.expect(self._over)
         self._task = asyncio.current_task()
         self._cancelling = self._task.cancelling() if self._task else 0
         self._keeping = asyncio.ensure_future(self._keep())
@@ -156,8 +167,14 @@ class Claim:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        try:
+            await self._leave(error)
+        finally:
+            self._over.set_result(None)
+
+    async def _leave(self, error: BaseException | None) -> None:
         self._stop_keeping()
         if self._lost:
             # Ours is one cancellation; where there is another one, the call itself is to end.
@@ -188,7 +205,7 @@ class Claim:
             raise Busy  # let go or forgotten just now
         record, now = item.value, self._owner.now()
         if record.claim == self._id:
-            return None  # the sidecar wrote twice, and told us of the second time
+            return None  # the sidecar tried twice (a retry policy may say so), and told us of the second time
         if record.HasField("done_at"):
             remembered_until = record.remembered_until.ToDatetime(UTC)
             if now < remembered_until:
@@ -200,7 +217,9 @@ class Claim:
         try:
             await self._save(self._claimed(), etag=item.etag)
         except Conflict as error:
-            raise Busy from error
+            item = await self._state.get(self.key, HandledEvent)
+            if item is None or item.value.claim != self._id:
+                raise Busy from error
         return None
 
     async def abandon(self, taking: asyncio.Task[Repetition | None]) -> None:
@@ -216,7 +235,7 @@ class Claim:
             await asyncio.sleep(beat)
             try:
                 # To its end: one that was cut short could come after the record was let go, and on Redis bring it back.
-                await asyncio.shield(self._owner.spawn(self._renew(beat)))
+                await asyncio.shield(self._owner.spawn(self._renew(min(beat, _SETTLE_SECONDS / 2))))
             except (SidecarError, TimeoutError) as error:
                 # Nobody is known to have taken it over. To end the work now would make it certain that it is done again.
                 logger.warning("the claim {} could not be renewed: {}", self.key, str(error) or "no answer in time")
@@ -282,8 +301,8 @@ class Claim:
     async def _let_go(self) -> None:
         try:
             await self._delete()
-        except ClaimLost:
-            pass
+        except (ClaimLost, Conflict):
+            pass  # somebody else's by now
         except (SidecarError, TimeoutError) as error:
             logger.warning(
                 "the claim {} could not be let go, so it holds until {}: {}",

@@ -121,7 +121,11 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(
     scope="module",
     loop_scope="module",
-    params=[("postgres", "1.18"), ("redis", "1.18"), pytest.param(("postgres", "1.14"), marks=pytest.mark.full)],
+    params=[
+        ("postgres", "1.18"),
+        pytest.param(("redis", "1.18"), marks=pytest.mark.full),
+        pytest.param(("postgres", "1.14"), marks=pytest.mark.full),
+    ],
     ids=["PostgreSQL", "Redis", "PostgreSQL, Dapr 1.14"],
 )
 async def cellar(

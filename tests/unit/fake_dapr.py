@@ -50,6 +50,7 @@ class FakeDapr(api_service_v1.DaprServicer):
         self.address = address
         self.components = {"events": "pubsub.redis", "mail": "bindings.smtp", "tick": "bindings.cron"}
         self.components |= {"order-sweep": "bindings.cron", "statestore": "state.postgresql"}
+        self.capabilities = {"statestore": ["ETAG", "TRANSACTIONAL", "TTL"]}
         self.rows: dict[str, Row] = {}
         self.published: list[api_v1.PublishEventRequest] = []
         self.calls: list[Call] = []
@@ -108,7 +109,10 @@ class FakeDapr(api_service_v1.DaprServicer):
         return api_v1.GetMetadataResponse(
             id="desk",
             runtime_version="1.18.2",
-            registered_components=[{"name": name, "type": kind} for name, kind in self.components.items()],
+            registered_components=[
+                {"name": name, "type": kind, "capabilities": self.capabilities.get(name, ())}
+                for name, kind in self.components.items()
+            ],
         )
 
     async def GetState(self, request: Any, context: Context) -> Any:

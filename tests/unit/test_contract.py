@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,7 @@ from apibase.contract import (
     response_class,
     servicer_contract,
 )
+from apibase.event_identity import Deduplication
 from dapr_contract.v1 import annotations_pb2
 from shop.orders.v1 import events_pb2, events_pb2_grpc, order_pb2, service_pb2_grpc
 
@@ -180,6 +182,41 @@ def test_every_annotated_method_is_a_listener_of_what_its_annotation_names() -> 
             id="a job with data",
         ),
         pytest.param(
+            [method("OnOrder", topic=topic(deduplicate_by="seconds"))],
+            ["made.v1.Made.OnOrder has deduplicate_by and no deduplicate_for", "say for how long"],
+            id="a key of repetitions that are not recognised",
+        ),
+        *(
+            pytest.param(
+                [method("OnOrder", topic=topic(deduplicate_for=duration_pb2.Duration(seconds=seconds)))],
+                ["made.v1.Made.OnOrder: deduplicate_for must be longer than nothing and at most ten years"],
+                id=f"repetitions for {seconds} s",
+            )
+            for seconds in (0, -1, 2**40)
+        ),
+        *(
+            pytest.param(
+                [method("OnOrder", takes="Duration", topic=topic(deduplicate_for=MINUTE, deduplicate_by=path))],
+                [
+                    f"made.v1.Made.OnOrder: deduplicate_by {path!r} can't tell events apart: {why}",
+                    "name a field that can, or none for the CloudEvent's source and id",
+                ],
+                id=f"a key that is {path}",
+            )
+            for path, why in [
+                ("hours", "google.protobuf.Duration has no field 'hours'"),
+                ("seconds.value", "seconds has no fields within"),
+            ]
+        ),
+        *(
+            pytest.param(
+                [method("OnOrder", topic=topic(deduplicate_for=MINUTE, **raw))],
+                ["made.v1.Made.OnOrder has a raw payload and deduplicate_for without deduplicate_by", "name the field"],
+                id=f"raw records told apart by an id that is new each time, by {next(iter(raw))}",
+            )
+            for raw in ({"raw_payload": True}, {"metadata": {"rawPayload": "true"}})
+        ),
+        pytest.param(
             [method("OnOrder", returns="Duration", topic=TOPIC)],
             [
                 "made.v1.Made.OnOrder is a listener and returns google.protobuf.Duration",
@@ -200,6 +237,29 @@ def test_a_contradiction_is_named_with_file_element_and_remedy(
     assert contract.file.name in str(caught.value)
     for part in says:
         assert part in str(caught.value)
+
+
+def test_a_listener_says_how_repetitions_are_recognised() -> None:
+    never, by_id, by_field, raw = listeners(
+        service(
+            method("OnOrder", topic=TOPIC),
+            method("OnPaid", topic=topic(deduplicate_for=MINUTE)),
+            method("OnSent", takes="Duration", topic=topic(deduplicate_for=MINUTE, deduplicate_by="seconds")),
+            method(
+                "OnRecord",
+                takes="Duration",
+                topic=topic(deduplicate_for=MINUTE, deduplicate_by="nanos", raw_payload=True),
+            ),
+        )
+    )
+
+    minute = timedelta(minutes=1)
+    assert [each.deduplication for each in (never, by_id, by_field, raw) if isinstance(each, TopicListener)] == [
+        None,
+        Deduplication(minute),
+        Deduplication(minute, "seconds"),
+        Deduplication(minute, "nanos"),
+    ]
 
 
 def test_a_servicers_contract_is_that_of_its_generated_base() -> None:

@@ -269,6 +269,32 @@ async def test_a_claim_that_the_sidecar_wrote_twice_is_ours(store: Store) -> Non
     assert (await store.record((await claimed(store)).key)).HasField("claimed_until")
 
 
+async def test_a_claim_that_the_sidecar_took_over_twice_is_ours(store: Store) -> None:
+    key = (await claimed(store)).key
+    store.time += LEASE
+
+    async def again() -> None:
+        raise Conflict(key)
+
+    store.before_save(key, lambda: asyncio.sleep(0))  # the first write, which finds the old claim
+    store.after_save(key, again)
+
+    claim = await claimed(store)
+    assert (await store.record(key)).claim == claim._id
+
+
+async def test_a_claim_that_is_taken_over_when_it_is_let_go_is_left_alone(store: Store, log: Log) -> None:
+    async with await claimed(store) as claim:
+
+        async def taken_over() -> None:
+            store.taken_over(claim.key)
+
+        store.before_delete = taken_over
+
+    assert (await store.only_record()).claim == "another"
+    assert not log.of(level="WARNING")
+
+
 async def test_a_record_without_times_is_nobodys(store: Store) -> None:
     await MemoryState.save(store, deduplicator(store).key(HANDLER, WHAT), HandledEvent(claim="of old"))
 
@@ -589,6 +615,28 @@ async def test_a_call_that_is_cancelled_while_it_records_is_recorded(store: Stor
     assert not store.deleted
 
 
+async def test_closing_waits_for_handlers_that_have_not_seen_yet_that_they_are_cancelled(store: Store) -> None:
+    owner = deduplicator(store)
+    at_work = asyncio.Event()
+
+    async def work() -> None:
+        claim = await owner.claim(HANDLER, WHAT, DAY)
+        assert isinstance(claim, Claim)
+        async with claim:
+            at_work.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(work())
+    await at_work.wait()
+    asyncio.get_running_loop().call_later(0.02, task.cancel)
+
+    await owner.close()
+
+    assert not store.rows
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_closing_does_not_wait_for_a_store_that_does_not_answer(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -755,6 +803,24 @@ async def test_a_dead_letter_is_published_while_its_claim_is_held(
 
     assert seen[0].HasField("claimed_until")
     assert not ledger.store.rows
+
+
+async def test_an_event_whose_claim_outlives_its_dead_letter_is_handled_again_after_the_lease(
+    ledger: Ledger, log: Log
+) -> None:
+    async def crash() -> None:
+        raise SidecarUnavailable("gone")
+
+    ledger.store.before_delete = crash
+    ledger.listener.error = Drop("never")
+    assert await ledger.deliver() == "SUCCESS"
+    assert await ledger.deliver(delivery=ledger.other) == "RETRY"
+
+    ledger.store.time += LEASE
+    assert await ledger.deliver(delivery=ledger.other) == "SUCCESS"
+
+    assert await ledger.handled() == 2
+    assert len(ledger.graveyard.buried) == 2
 
 
 async def test_a_dead_letter_that_can_not_be_published_leaves_no_claim(ledger: Ledger, log: Log) -> None:
