@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from apibase.match_guard import guarded
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from apibase.event_identity import Deduplication
     from apibase.events import EventContext
     from dapr_contract.v1 import annotations_pb2
 
@@ -48,6 +49,10 @@ class Incoming:
     request: Message
     headers: Headers = ()
     """The headers of daprd's call as they came, binary and repeated ones too, but without the app's token."""
+    too_large: bool = False
+    """Whether its data is more than a handler takes: none is called."""
+    message: Message | None = None
+    """The contract's message, where it was decoded before its handler is called."""
 
 
 Handler = Callable[[Incoming], Awaitable[object]]
@@ -81,7 +86,13 @@ class TopicRoute(Route):
     dead_letter_topic: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     bulk: annotations_pb2.Bulk | None = None
+    any_size: bool = False
+    """Whether it takes events that are larger than the setting `max_message_bytes`."""
+    deduplication: Deduplication | None = None
+    """How an event that was handled before is recognised; None where it is handled again."""
 
+
+_BATCH = 100  # daprd's own, where a contract names no size; its components have less
 
 _OF_ALL = ("dead_letter_topic", "metadata", "bulk")
 """What is said of a subscription, so of all its handlers."""
@@ -141,6 +152,7 @@ class RouteTable:
                         dead_letter_topic=options.dead_letter_topic,
                         metadata=dict(options.metadata) | ({"rawPayload": "true"} if raw else {}),
                         bulk=options.bulk if options.HasField("bulk") else None,
+                        deduplication=listener.deduplication,
                     )
                 )
             case BindingListener():
@@ -195,6 +207,12 @@ class RouteTable:
         return [_subscription(routes) for routes in self._topics.values()]
 
     @property
+    def largest_batch(self) -> int:
+        """The most events that daprd brings in one call."""
+        batches = (route.bulk.max_messages_count or _BATCH for route in self.topics if route.bulk is not None)
+        return max(batches, default=1)
+
+    @property
     def topics(self) -> list[TopicRoute]:
         """Every handler of a topic."""
         return [route for routes in self._topics.values() for route in routes]
@@ -224,6 +242,17 @@ class RouteTable:
         routes = self._topics.get((event.pubsub_name, event.topic), [])
         by_rule = next((route for route in routes if route.match and route.name == path), None)
         return by_rule or self._elsewhere(event, path) or _plain(routes, event) or self._of_any_topic(event, path)
+
+    def replayed(self, event: EventContext, handlers: Collection[str], found: TopicRoute | None) -> TopicRoute | None:
+        """Return the handler of an event that is published again for `handlers`; None where it is for others.
+
+        `found` is the handler that it would have otherwise. The name decides, not rules on its data: they need not match it
+        any more as they did.
+        """
+        if found is not None and found.name in handlers:
+            return found
+        routes = self._topics.get((event.pubsub_name, event.topic), []) or ([found] if found else [])
+        return next((route for route in routes if route.name in handlers), None)
 
     def _elsewhere(self, event: EventContext, path: str) -> TopicRoute | None:
         """Return the handler that `path` names in a subscription by another topic than the event's."""
@@ -260,7 +289,8 @@ def contract_handler(
     """Return a handler that decodes and validates what comes, then calls a servicer's method."""
 
     async def handle(incoming: Incoming) -> None:
-        await behavior(decode(request, incoming, raw=raw), incoming.event)
+        message = incoming.message if incoming.message is not None else decode(request, incoming, raw=raw)
+        await behavior(message, incoming.event)
 
     return handle
 
