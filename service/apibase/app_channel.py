@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
-from google.protobuf import json_format
 from grpc_status import rpc_status
 from loguru import logger
 
 from apibase.app_token import TOKEN_HEADER, headers_without_token
+from apibase.callers import CALLER_HEADER, forged, is_relayed
 from apibase.delivery import deliver_directly
-from apibase.errors import ServiceError, to_status
+from apibase.errors import ServiceError, to_status, too_large_request
 from apibase.events import EventContext
 from apibase.observability import call_context
+from apibase.reasons import chassis_reason
 from apibase.routes import Incoming
+from apibase.settings import DEFAULT_MAX_BYTES
+from apibase.topic_dispatch import TopicDispatch, log_unreadable, sized, topic_event
+from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dapr.proto.common.v1 import common_pb2
-    from google.protobuf import struct_pb2
     from google.protobuf.empty_pb2 import Empty
     from google.protobuf.message import Message
 
@@ -38,24 +41,32 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 _Verdict = appcallback_pb2.TopicEventResponse.TopicEventResponseStatus
-_TRACE_KEYS = frozenset({"traceparent", "tracestate"})
 _DOMAIN = "apibase"
 
 
 class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
     """Serves `AppCallback` from a route table."""
 
-    def __init__(self, routes: RouteTable, topics: TopicDelivery, invocations: Invocations, token: AppToken) -> None:
+    def __init__(
+        self,
+        routes: RouteTable,
+        topics: TopicDelivery,
+        invocations: Invocations,
+        token: AppToken,
+        max_data_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
         self._routes = routes
-        self._topics = topics
+        self._dispatch = TopicDispatch(routes, topics, max_data_bytes)
         self._invocations = invocations
         self._token = token
+        self._max_data_bytes = max_data_bytes
 
     async def OnInvoke(self, request: common_pb2.InvokeRequest, context: Context) -> common_pb2.InvokeResponse:
         """Answer a call of a method by its name."""
         headers = await self._admit(context)
         with call_context(headers):
             try:
+                self._check_size(request.data.value)
                 return await self._invocations.answer(request, context)
             except ServiceError as error:
                 await _abort(context, error)
@@ -75,9 +86,17 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
     ) -> appcallback_pb2.TopicEventResponse:
         """Handle one event and give the verdict."""
         headers = await self._admit(context)
-        event = _topic_event(request, request.pubsub_name, request.topic, headers)
+        event = topic_event(request, request.pubsub_name, request.topic, headers)
         incoming = Incoming(event, request.data, request, headers_without_token(context))
         return appcallback_pb2.TopicEventResponse(status=await self._deliver(incoming, request.path, context))
+
+    async def OnUnreadableEvent(
+        self, request: appcallback_pb2.TopicEventRequest, context: Context
+    ) -> appcallback_pb2.TopicEventResponse:
+        """Leave an event to daprd's dead letters: `request` has those of its attributes that could be read."""
+        await self._admit(context)
+        log_unreadable(request.id, request.topic, request.pubsub_name)
+        return appcallback_pb2.TopicEventResponse(status=_Verdict.Value("DROP"))
 
     async def OnBulkTopicEvent(
         self, request: appcallback_pb2.TopicEventBulkRequest, context: Context
@@ -89,8 +108,12 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         async def status(
             entry: appcallback_pb2.TopicEventBulkRequestEntry,
         ) -> appcallback_pb2.TopicEventBulkResponseEntry:
-            incoming = replace(_bulk_entry(entry, request, headers), headers=all_headers)
-            verdict = await self._deliver(incoming, request.path, context)
+            if entry.WhichOneof("event") is None:
+                log_unreadable(entry.entry_id, request.topic, request.pubsub_name)
+                verdict = _Verdict.Value("DROP")
+            else:
+                incoming = replace(_bulk_entry(entry, request, headers), headers=all_headers)
+                verdict = await self._deliver(incoming, request.path, context)
             return appcallback_pb2.TopicEventBulkResponseEntry(entry_id=entry.entry_id, status=verdict)
 
         return appcallback_pb2.TopicEventBulkResponse(statuses=await asyncio.gather(*map(status, request.entries)))
@@ -125,37 +148,38 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         headers.pop(TOKEN_HEADER, None)
         return headers
 
+    def _check_size(self, data: bytes) -> None:
+        if len(data) > self._max_data_bytes:
+            raise too_large_request(len(data), self._max_data_bytes)
+
     async def _deliver(self, incoming: Incoming, path: str, context: Context) -> _Verdict.ValueType:
         event = incoming.event
-        with call_context(_carrier(event)):
-            route = self._routes.topic(event, path)
-            if route is None and not event.type:
-                logger.bind(event_id=event.id).warning(
-                    "an event on topic {!r} of {!r} has no type, so no handler can be told; dropped",
-                    event.topic,
-                    event.pubsub_name,
-                )
-                return _Verdict.Value("DROP")
-            if route is None:
-                logger.bind(event_id=event.id).debug(
-                    "no handler listens to {} on topic {!r} of {!r}; acknowledged",
-                    event.type,
-                    event.topic,
-                    event.pubsub_name,
-                )
-                return _Verdict.Value("SUCCESS")
-            return _Verdict.Value(await self._topics.deliver(route, incoming, context.time_remaining()))
+        if is_relayed(event.headers):
+            # A verdict, not an error: a publisher may have made a broker's headers look so, and daprd then buries the event.
+            logger.bind(event_id=event.id, caller=event.headers.get(CALLER_HEADER, "")).warning(
+                "another app called with an event on topic {!r} of {!r}, which only the sidecar brings; dropped",
+                event.topic,
+                event.pubsub_name,
+            )
+            return _Verdict.Value("DROP")
+        return _Verdict.Value(await self._dispatch.dispatch(incoming, path, context.time_remaining()))
 
     async def _handle(self, route: Route | None, incoming: Incoming, context: Context) -> None:
         event = incoming.event
         with call_context(event.headers):
-            if route is None:
-                failure: ServiceError | None = ServiceError(
-                    grpc.StatusCode.NOT_FOUND, "NO_HANDLER", f"no handler listens to {event.kind} {event.source!r}"
+            failure: ServiceError | None
+            if is_relayed(event.headers):
+                failure = forged(event.headers, f"{event.kind} {event.source!r}")
+                logger.bind(caller=event.headers.get(CALLER_HEADER, "")).warning("{}", failure.message)
+            elif route is None:
+                failure = ServiceError(
+                    grpc.StatusCode.NOT_FOUND,
+                    chassis_reason(errors_pb2.ERROR_REASON_NO_HANDLER),
+                    f"no handler listens to {event.kind} {event.source!r}",
                 )
                 logger.warning("no handler listens to {} {!r}", event.kind, event.source)
             else:
-                failure = await deliver_directly(route, incoming, context.time_remaining())
+                failure = await deliver_directly(route, sized(incoming, self._max_data_bytes), context.time_remaining())
             if failure is not None:
                 await _abort(context, failure, domain=route.domain if route else _DOMAIN)
 
@@ -185,35 +209,6 @@ async def _abort(context: Context, error: ServiceError, *, domain: str = _DOMAIN
     raise AssertionError  # unreachable: abort raises
 
 
-def _topic_event(
-    request: appcallback_pb2.TopicEventRequest | appcallback_pb2.TopicEventCERequest,
-    pubsub_name: str,
-    topic: str,
-    headers: Mapping[str, str],
-    metadata: Mapping[str, str] | None = None,
-) -> EventContext:
-    return EventContext(
-        kind="topic",
-        source=request.source,
-        id=request.id,
-        type=request.type,
-        pubsub_name=pubsub_name,
-        topic=topic,
-        content_type=request.data_content_type,
-        extensions={key: _plain(value) for key, value in request.extensions.fields.items()},
-        metadata=dict(metadata or {}),
-        headers=headers,
-    )
-
-
-def _plain(value: struct_pb2.Value) -> object:
-    """Return an extension's value as JSON has it; one that holds a number which JSON doesn't have, as text."""
-    try:
-        return json_format.MessageToDict(value)
-    except (json_format.Error, ValueError):
-        return str(value).strip()
-
-
 def _bulk_entry(
     entry: appcallback_pb2.TopicEventBulkRequestEntry,
     batch: appcallback_pb2.TopicEventBulkRequest,
@@ -222,7 +217,7 @@ def _bulk_entry(
     """Return an entry of a batch as if it had come alone; a raw one has no attributes but the batch's."""
     if entry.HasField("cloud_event"):
         cloud_event = entry.cloud_event
-        event = _topic_event(cloud_event, batch.pubsub_name, batch.topic, headers, entry.metadata)
+        event = topic_event(cloud_event, batch.pubsub_name, batch.topic, headers, entry.metadata)
         return Incoming(event, cloud_event.data, cloud_event)
     event = EventContext(
         kind="topic",
@@ -237,23 +232,3 @@ def _bulk_entry(
     data: bytes = entry.bytes
     request: Message = entry
     return Incoming(event, data, request)
-
-
-def _carrier(event: EventContext) -> Mapping[str, str]:
-    """Return the headers that hold the event's trace.
-
-    The event's own `traceparent` names its publisher; daprd's header, where it continues that trace, the delivery.
-    """
-    published = event.extensions.get("traceparent")
-    if not isinstance(published, str) or not _trace_id(published).strip("0"):
-        return event.headers
-    if _trace_id(event.headers.get("traceparent", "")) == _trace_id(published):
-        return event.headers
-    return {
-        **event.headers,
-        **{key: value for key, value in event.extensions.items() if key in _TRACE_KEYS and isinstance(value, str)},
-    }
-
-
-def _trace_id(traceparent: str) -> str:
-    return traceparent[3:35]

@@ -5,7 +5,7 @@ value counts, and values that differ are refused. A call to the app's own id get
 straight to the app's port: where a contract names callers, both are refused.
 
 daprd relays whatever method an app names, Dapr's own callbacks too. What only the app's own sidecar brings (events, bindings,
-jobs) is not taken from an app.
+jobs) is not taken from another app.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
 
 CALLER_HEADER = "dapr-caller-app-id"
-_OF_RELAYED_CALLS = frozenset({CALLER_HEADER, "dapr-callee-app-id", "dapr-app-id"})
+_OF_RELAYED_CALLS = frozenset({CALLER_HEADER, "dapr-callee-app-id"})
 _TOLD_LENGTH = 100  # an app id has fewer letters; what somebody wrote instead must fit into a header of the answer
 
 
@@ -35,17 +35,17 @@ def named_callers(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[s
 
 
 def is_relayed(headers: Mapping[str, str]) -> bool:
-    """Whether a call is an app's, which the sidecars relayed, and not the sidecar's own."""
+    """Whether a call is another app's, which the sidecars relayed, and not the own sidecar's."""
     return not _OF_RELAYED_CALLS.isdisjoint(headers)
 
 
 def forged(headers: Mapping[str, str], what: str) -> ServiceError:
-    """Return what an app is told that calls like a sidecar, with `what` it brought."""
+    """Return what an app is told that calls another like its sidecar, with `what` it brought."""
     caller = headers.get(CALLER_HEADER, "")[:_TOLD_LENGTH]
     return ServiceError(
         grpc.StatusCode.PERMISSION_DENIED,
         chassis_reason(errors_pb2.ERROR_REASON_CALLER_NOT_ALLOWED),
-        f"an app called with {what}, which only this app's own sidecar brings",
+        f"another app called with {what}, which only this app's own sidecar brings",
         metadata={"caller": caller},
     )
 

@@ -93,7 +93,7 @@ def test_every_reason_of_payments_is_raised_by_it() -> None:
 def reasons_of(enum: Any) -> set[tuple[str, str]]:
     """Return domain and name of an enum's reasons, but for the one that says nothing."""
     prefix = enum.Name(0).removesuffix("UNSPECIFIED")
-    return {(enum.DESCRIPTOR.file.package, name.removeprefix(prefix)) for name in enum.keys()[1:]}  # noqa: SIM118 - no dict
+    return {(enum.DESCRIPTOR.file.package, name.removeprefix(prefix)) for name in enum.keys()[1:]}
 
 
 @pytest.mark.parametrize("package", ["apibase", "orders", "payments"])
