@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING, Unpack
 
 import grpc
@@ -16,10 +17,11 @@ from loguru import logger
 from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
 from apibase.app_token import AppToken
 from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateManager
-from apibase.components import check_components
+from apibase.components import check_components, check_deduplication_store, deduplicates
 from apibase.contract import ContractError, servicer_contract
 from apibase.dead_letters import DeadLetters
 from apibase.decorators import Decorators, ServerOptions
+from apibase.deduplication import Deduplicator
 from apibase.delivery import TopicDelivery
 from apibase.errors import SidecarError
 from apibase.health import AppHealthServicer, Health, HealthServicer
@@ -68,6 +70,7 @@ class App(Decorators):
         self._server_options = server_options
         self._services: list[tuple[ServiceDescriptor, object]] = []
         self._server: grpc.aio.Server | None = None
+        self._deduplicator: Deduplicator | None = None
         self._registering: asyncio.Task[None] | None = None
 
     @property
@@ -100,8 +103,13 @@ class App(Decorators):
         Port and address win over the settings'; port 0 picks a free one, which `port` says.
         """
         self.settings = _changed(self.settings, app_port=app_port, app_host=listen_address)
+        store_name = self.settings.deduplication_store
+        if deduplicates(self._routes, store_name):
+            lease = timedelta(seconds=self.settings.deduplication_lease)
+            self._deduplicator = Deduplicator(self.state(store_name), self.settings.app_id, lease)
         await self._listen()
         check_components(self._routes, await self.sidecar.wait_ready(self.settings.sidecar_timeout))
+        await check_deduplication_store(self.sidecar, self._routes, store_name)
         self.health.set_ready()
         self._registering = asyncio.create_task(JobRegistrar(self.sidecar, self._routes.jobs).run())
         logger.info("{} is ready", self.settings.app_id)
@@ -126,7 +134,10 @@ class App(Decorators):
             server.add_generic_rpc_handlers((rpc_handlers(service, servicer, token),))
         server.add_generic_rpc_handlers(self._external.behind(token))
         channel = AppChannelServicer(
-            self._routes, TopicDelivery(DeadLetters(self.sidecar)), Invocations(self._routes.methods), token
+            self._routes,
+            TopicDelivery(DeadLetters(self.sidecar), self._deduplicator),
+            Invocations(self._routes.methods),
+            token,
         )
         appcallback_pb2_grpc.add_AppCallbackServicer_to_server(channel, server)  # type: ignore[no-untyped-call]
         appcallback_pb2_grpc.add_AppCallbackAlphaServicer_to_server(AppChannelAlphaServicer(channel), server)  # type: ignore[no-untyped-call]
@@ -170,6 +181,8 @@ class App(Decorators):
         if self._server is not None:
             await self._server.stop(self.settings.drain_timeout)
             self._server = None
+        if self._deduplicator is not None:
+            await self._deduplicator.close()
         await self.sidecar.close()
 
     async def serve(self) -> int:
