@@ -188,7 +188,7 @@ async def test_an_event_that_asked_for_another_try_is_handled_again_and_then_no_
     assert len(cellar.journal("c-retry", "began")) == 2
 
 
-@pytest.mark.req("R3.4", "R11.5")
+@pytest.mark.req("R3.4")
 async def test_an_event_that_comes_to_two_replicas_at_once_is_handled_by_one(cellar: Cellar) -> None:
     event = uuid.uuid4().hex
     await asyncio.gather(*(cellar.publish("casks", "c-both", "hold", event=event) for _ in range(10)))
