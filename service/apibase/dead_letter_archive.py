@@ -55,8 +55,8 @@ _AWAY = frozenset(
 class DeadLetterFilter:
     """Which letters are meant; what is empty is not asked for.
 
-    `handler` is the method's full name, or the end of it from a dot on; `topic` the event's or the dead-letter topic; `since`
-    when the letter came at the earliest; `waiting` leaves out those that were replayed and have not died again.
+    `handler` and `type` are full names, or the ends of such from a dot on; `topic` is the event's or the dead-letter topic;
+    `since` when the letter came at the earliest; `waiting` leaves out those that were replayed and have not died again.
     """
 
     code: str = ""
@@ -70,12 +70,17 @@ class DeadLetterFilter:
         """Whether a letter is meant."""
         return (
             self.code in {"", summary.code}
-            and (not self.handler or f".{summary.handler}".endswith(f".{self.handler}"))
+            and _ends(summary.handler, self.handler)
             and self.topic in {"", summary.topic, summary.dead_letter_topic}
-            and self.type in {"", summary.event_type}
+            and _ends(summary.event_type, self.type)
             and (self.since is None or summary.archived_at.ToDatetime(UTC) >= self.since)
             and not (self.waiting and is_replayed(summary))
         )
+
+
+def _ends(name: str, wanted: str) -> bool:
+    """Whether a name is the wanted one, or ends in it from a dot on."""
+    return not wanted or f".{name}".endswith(f".{wanted}")
 
 
 def is_replayed(summary: DeadLetterSummary) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf import json_format
 
 from apibase import Settings, Sidecar, StateManager
 from apibase.codegen import generate
@@ -23,7 +24,7 @@ from apibase.dead_letter_archive import DeadLetterArchive, DeadLetterFilter
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
-from dapr_contract.v1.dead_letters_pb2 import DeadLetter
+from dapr_contract.v1.dead_letters_pb2 import DeadLetter, DeadLetterEntry
 from tests.sidecar.redis_streams import RedisStreams
 from tests.sidecar.shop import eventually, running
 
@@ -48,6 +49,7 @@ class Depot:
 
     stack: Stack
     caller: Sidecar
+    archive: DeadLetterArchive
     redis: RedisStreams
     project: Path
     fixed: Path
@@ -87,13 +89,15 @@ class Depot:
         assert answer.code == 0, answer.err
         return [json.loads(line) for line in answer.out.splitlines()]
 
-    async def letter(self, event_id: str, **expected: str) -> dict[str, Any]:
-        """Wait until the archive has an event's letter."""
+    async def letter(self, event_id: str) -> dict[str, Any]:
+        """Wait until the depot's archive has an event's letter."""
 
         async def probe() -> dict[str, Any] | None:
-            found = [each for each in await self.listed("--app", "depot") if each.get("event_id") == event_id]
-            fitting = [each for each in found if expected.items() <= each.items()]
-            return fitting[0] if fitting else None
+            for entry in await self.archive.find():
+                if entry.summary.event_id == event_id:
+                    members = json_format.MessageToDict(entry.summary, preserving_proto_field_name=True)
+                    return {"id": entry.id, **members}
+            return None
 
         return await eventually(probe, within=20, what=f"the letter of {event_id} is archived")
 
@@ -114,9 +118,12 @@ async def depot(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtur
     async with Stack(read_topology(HERE / "compose" / "dapr.yaml"), options) as stack:
         running.append(stack)
         caller = Sidecar(Settings(app_id="caller", dapr_grpc_endpoint=stack.sidecar("caller").grpc_address))
+        own = Sidecar(Settings(app_id="depot", dapr_grpc_endpoint=stack.sidecar("depot").grpc_address))
+        letters = DeadLetterArchive(StateManager(own, "letters"))
         assert stack.platform is not None
-        yield Depot(stack, caller, RedisStreams(stack.platform.env["DEPOT_REDIS"]), project, fixed)
+        yield Depot(stack, caller, letters, RedisStreams(stack.platform.env["DEPOT_REDIS"]), project, fixed)
         await caller.close()
+        await own.close()
         running.remove(stack)
 
 
@@ -222,7 +229,7 @@ async def test_a_letter_that_dies_again_is_the_same_letter_and_says_so(depot: De
 
     second = await eventually(died_again, within=20, what="it died again")
     assert second["id"] == first["id"]
-    assert len([each for each in await depot.listed("--app", "depot") if each.get("event_id") == event]) == 1
+    assert [each.summary.event_id for each in await depot.archive.find()].count(event) == 1
     assert "died again" in (await depot.dlq("show", first["id"])).out
     assert event in (await depot.dlq("replay", "--all", "--app", "depot")).out
 
@@ -256,14 +263,14 @@ async def test_a_raw_record_is_archived_whatever_it_is_and_replayed_as_it_came(d
     await depot.redis.add("crates.dead", b"\xff\xfe neither JSON nor an event")
     await depot.redis.add("crates.dead", b'{"id": "not an event"}')
 
-    async def archived() -> list[dict[str, Any]] | None:
-        found = await depot.listed("--topic", "crates.dead")
+    async def archived() -> list[DeadLetterEntry] | None:
+        found = await depot.archive.find(DeadLetterFilter(topic="crates.dead"))
         return found if len(found) >= 3 else None
 
     found = await eventually(archived, within=20, what="three letters of crates.dead")
-    (letter,) = [each for each in found if each.get("code") == "NO_ADDRESS"]
+    (letter,) = [each for each in found if each.summary.code == "NO_ADDRESS"]
     depot.fixed.touch()
-    assert (await depot.dlq("replay", letter["id"], "--yes")).code == 0
+    assert (await depot.dlq("replay", letter.id, "--yes")).code == 0
     assert [line["handler"] for line in await depot.taken(id_, 2)] == ["OnCrate", "OnCrate"]
     assert json.loads((await depot.redis.records("crates"))[-1]) == {"id": id_, "wish": "drop"}
 
@@ -272,17 +279,13 @@ async def test_filters_leave_what_they_name(depot: Depot) -> None:
     id_ = f"p-{uuid.uuid4().hex}"
     event = await depot.publish({"id": id_, "wish": "drop for good", "weight": 500})
     await depot.letter(event)
-    for wanted in (("--handler", "OnHeavyParcel"), ("--handler", "depot.v1.DepotEvents.OnHeavyParcel")):
-        assert event in {each.get("event_id") for each in await depot.listed(*wanted)}
-    for other in (("--code", "NONE"), ("--handler", "Parcel"), ("--topic", "crates"), ("--type", "x")):
-        assert event not in {each.get("event_id") for each in await depot.listed(*other)}
-    everything = ("--code", "NO_ADDRESS", "--topic", "parcels.dead", "--type", "depot.v1.Parcel", "--since", "1h")
-    assert event in {each.get("event_id") for each in await depot.listed(*everything)}
-    assert len(await depot.listed("--limit", "1")) == 1
+    wanted = ("--handler", "OnHeavyParcel", "--code", "NO_ADDRESS", "--topic", "parcels.dead", "--since", "1h")
+    assert event in {each.get("event_id") for each in await depot.listed(*wanted, "--type", "depot.v1.Parcel")}
+    assert event not in {each.get("event_id") for each in await depot.listed("--topic", "crates")}
     assert (await depot.dlq("delete", "--all", "--handler", "OnHeavyParcel")).code == 0
-    assert await depot.listed("--handler", "OnHeavyParcel")
+    assert await depot.archive.find(DeadLetterFilter(handler="OnHeavyParcel"))
     assert (await depot.dlq("delete", "--all", "--handler", "OnHeavyParcel", "--yes")).code == 0
-    assert not await depot.listed("--handler", "OnHeavyParcel")
+    assert not await depot.archive.find(DeadLetterFilter(handler="OnHeavyParcel"))
 
 
 async def test_an_archive_is_reached_through_any_address_of_its_sidecar(depot: Depot) -> None:

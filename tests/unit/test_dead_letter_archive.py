@@ -231,7 +231,9 @@ async def test_filters(archive: DeadLetterArchive) -> None:
     await archive.add(letter(1))
     assert await ids(archive, handler="OnLetter", code="STALE", topic="letters", type="post.v1.Letter") == ["l-1"]
     assert await ids(archive, since=datetime.now(UTC) - timedelta(minutes=1)) == ["l-1"]
+    assert await ids(archive, handler="PostEvents.OnLetter", type="Letter") == ["l-1"]
     assert await ids(archive, handler="Letter") == []
+    assert await ids(archive, type="etter") == []
     assert await ids(archive, since=datetime.now(UTC) + timedelta(minutes=1)) == []
 
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from apibase.cli.archives import Found
     from dapr_contract.v1.dead_letters_pb2 import DeadLetter, DeadLetterSummary
 
-_WIDE = 120
+_WIDE = 140
 _WIDEST = 32
+_REASON = 24
 _PLAN_ROWS = 20
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
 SIDECARS_REASON = "(buried by the sidecar, which gives no reason)"
@@ -36,7 +37,7 @@ def letter_table(found: Sequence[Found], width: int, *, with_app: bool) -> Table
     app, where = (["app"] if with_app else []), (["type", "topic"] if width >= _WIDE else [])
     for heading in ("id", "age", *app, "code", "handler", *where, "replayed"):
         table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=_WIDEST)
-    table.add_column("reason", overflow="fold")
+    table.add_column("reason", overflow="fold", min_width=_REASON)
     for each in found:
         summary = each.entry.summary
         cells = (
@@ -45,7 +46,11 @@ def letter_table(found: Sequence[Found], width: int, *, with_app: bool) -> Table
             *([each.archive.app_id] if with_app else []),
             summary.code or "-",
             summary.handler.rpartition(".")[2] or "-",
-            *([summary.event_type or "-", summary.topic or summary.dead_letter_topic] if where else []),
+            *(
+                [summary.event_type.rpartition(".")[2] or "-", summary.topic or summary.dead_letter_topic]
+                if where
+                else []
+            ),
             "-" if not summary.HasField("replayed_at") else "yes" if is_replayed(summary) else "died again",
             _reason(summary),
         )

@@ -41,7 +41,9 @@ Handler = Annotated[
     str, typer.Option("--handler", help="Only letters of this method: its full name, or the end of it.")
 ]
 Topic = Annotated[str, typer.Option("--topic", help="Only letters of this topic, or on this dead-letter topic.")]
-EventType = Annotated[str, typer.Option("--type", help="Only letters of events of this type.")]
+EventType = Annotated[
+    str, typer.Option("--type", help="Only letters of events of this type: its full name, or the end of it.")
+]
 Since = Annotated[str, typer.Option("--since", metavar="AGE", help="Only letters that are no older: 30m, 2h, 7d.")]
 LetterIds = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids, or beginnings that fit one only.")]
 Everything = Annotated[bool, typer.Option("--all", help="All letters that the filters leave.")]

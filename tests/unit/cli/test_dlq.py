@@ -91,7 +91,7 @@ async def test_a_list_is_a_table_newest_first(run: Any, kept: DeadLetterArchive)
     rows = [line.split() for line in ran.out.splitlines() if "abcd" in line]
     assert [row[0] for row in rows] == ["0003abcd", "0002abcd"]
     assert rows[0][2:] == [
-        "STALE", "OnLetter", "post.v1.Letter", "letters", "-", "the", "letter", "is", "a", "year", "old",
+        "STALE", "OnLetter", "Letter", "letters", "-", "the", "letter", "is", "a", "year", "old",
     ]  # fmt: skip
     assert "there are more: --limit 0" in ran.err
 
