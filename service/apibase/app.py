@@ -6,19 +6,22 @@ import asyncio
 import signal
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import grpc
-from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
+from dapr.proto.runtime.v1 import appcallback_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from loguru import logger
 
 from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
 from apibase.app_token import AppToken
+from apibase.callback_requests import callback_handlers
 from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateManager
 from apibase.components import check_components, check_deduplication_store, deduplicates
 from apibase.contract import ContractError, servicer_contract
+from apibase.dead_letter_archive import DeadLetterArchive
+from apibase.dead_letter_subscription import archive_dead_letters, check_dead_letter_store
 from apibase.dead_letters import DeadLetters
 from apibase.decorators import Decorators, ServerOptions
 from apibase.deduplication import Deduplicator
@@ -28,14 +31,27 @@ from apibase.health import AppHealthServicer, Health, HealthServicer
 from apibase.inbound import rpc_handlers
 from apibase.invocation import Invocations
 from apibase.jobs import JobRegistrar
-from apibase.observability import configure_logging
+from apibase.observability import configure_logging, flush_logs
 from apibase.routes import RouteTable
 from apibase.settings import Settings
+from apibase.stream_history import StreamRequest
+from apibase.streaming_subscriptions import StreamingSubscriptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from google.protobuf.descriptor import ServiceDescriptor
 
+    from apibase.events import EventContext
+    from apibase.streaming import StreamingSubscription
+
+T = TypeVar("T")
+
 _CALLBACK = appcallback_pb2.DESCRIPTOR.services_by_name
+_RECEIVE = "grpc.max_receive_message_length"
+_MOST = 2**31 - 1
+_HEADROOM = 16  # an event that is so many times too large is still told by itself
+_ENVELOPE = 1024 * 1024  # what an event's attributes and extensions take beside its data
 
 
 class App(Decorators):
@@ -72,6 +88,10 @@ class App(Decorators):
         self._server: grpc.aio.Server | None = None
         self._deduplicator: Deduplicator | None = None
         self._registering: asyncio.Task[None] | None = None
+        self._archive: DeadLetterArchive | None = None
+        self._streaming = StreamingSubscriptions(
+            self.settings, routes, TopicDelivery(DeadLetters(self.sidecar)), self._thread_pool
+        )
 
     @property
     def invocation(self) -> ServiceInvocationClient:
@@ -97,6 +117,41 @@ class App(Decorators):
             self._external.claim(service.full_name)
             self._services.append((service, servicer))
 
+    async def subscribe_stream(  # noqa: PLR0913 - what a subscription has, by name
+        self,
+        pubsub_name: str,
+        topic: str,
+        handler: Callable[[T, EventContext], object],
+        *,
+        message: type[T] | None = None,
+        concurrency: int = 16,
+        dead_letter_topic: str = "",
+        metadata: Mapping[str, str] | None = None,
+        handler_timeout: float | None = None,
+        open_within: float | None = None,
+    ) -> StreamingSubscription:
+        """Subscribe to a topic that is known only now; it lasts, through restarts of the sidecar, until it is closed.
+
+        `handler` gets the event's `message`, valid by its contract, or without one its data as bytes, and what else is known of
+        it. What it returns or raises means what it means for a contract's listener; a `TopicEventResponse` is heeded too. A
+        plain function runs in a thread. At most `concurrency` run at once, each for `handler_timeout` seconds if that is given;
+        `metadata` is for the component.
+
+        It is open on return, or, where the sidecar is away, will be as soon as possible. With `open_within` (seconds) it is
+        open on return, or the `SidecarError` that says why not is raised. A refusal that no waiting mends (an unknown
+        component, a topic out of scope, a sidecar without streaming) is raised in any case, as is `ContractError` where
+        the app listens to the topic already. docs/streaming-subscriptions.md has the rest.
+        """
+        request = StreamRequest(
+            pubsub_name, topic, dead_letter_topic, dict(metadata or {}), concurrency, handler_timeout
+        )
+        return await self._streaming.subscribe(request, handler, message, open_within)
+
+    @property
+    def streaming_subscriptions(self) -> list[StreamingSubscription]:
+        """Those that are not closed, oldest first."""
+        return self._streaming.all
+
     async def start(self, app_port: int | None = None, listen_address: str | None = None) -> None:
         """Listen on the app channel, wait for the sidecar, then be ready. Raises `SidecarError` when it does not come.
 
@@ -107,20 +162,33 @@ class App(Decorators):
         if deduplicates(self._routes, store_name):
             lease = timedelta(seconds=self.settings.deduplication_lease)
             self._deduplicator = Deduplicator(self.state(store_name), self.settings.app_id, lease)
+        archive_name = self.settings.dead_letter_store
+        if archive_name:
+            self._archive = DeadLetterArchive(
+                self.state(archive_name),
+                ttl=timedelta(seconds=self.settings.dead_letter_ttl),
+                max_message_bytes=self.settings.max_message_bytes,
+            )
+            archive_dead_letters(self._routes, self._archive)
         await self._listen()
-        check_components(self._routes, await self.sidecar.wait_ready(self.settings.sidecar_timeout))
+        loaded = await self.sidecar.wait_ready(self.settings.sidecar_timeout)
+        check_components(self._routes, loaded)
+        check_dead_letter_store(archive_name, loaded)
         await check_deduplication_store(self.sidecar, self._routes, store_name)
         self.health.set_ready()
         self._registering = asyncio.create_task(JobRegistrar(self.sidecar, self._routes.jobs).run())
         logger.info("{} is ready", self.settings.app_id)
 
     async def _listen(self) -> None:
+        given = dict(self._server_options.get("options", ()))
+        max_bytes = _max_bytes(given.get(_RECEIVE), self.settings.max_message_bytes)
         options = {
             "grpc.max_send_message_length": self.settings.max_message_bytes,
-            "grpc.max_receive_message_length": self.settings.max_message_bytes,
+            # More than the app takes: what the server refuses, daprd brings again, with all of its batch.
+            _RECEIVE: min(max_bytes * max(_HEADROOM, self._routes.largest_batch) + _ENVELOPE, _MOST),
             # Two processes on one port would share its calls unseen.
             "grpc.so_reuseport": 0,
-            **dict(self._server_options.get("options", ())),
+            **given,
         }
         server = grpc.aio.server(
             self._thread_pool,
@@ -131,17 +199,22 @@ class App(Decorators):
         )
         token = AppToken(self.settings.app_api_token)
         for service, servicer in self._services:
-            server.add_generic_rpc_handlers((rpc_handlers(service, servicer, token),))
+            server.add_generic_rpc_handlers((rpc_handlers(service, servicer, token, max_bytes),))
         server.add_generic_rpc_handlers(self._external.behind(token))
         channel = AppChannelServicer(
             self._routes,
             TopicDelivery(DeadLetters(self.sidecar), self._deduplicator),
             Invocations(self._routes.methods),
             token,
+            max_bytes,
         )
-        appcallback_pb2_grpc.add_AppCallbackServicer_to_server(channel, server)  # type: ignore[no-untyped-call]
-        appcallback_pb2_grpc.add_AppCallbackAlphaServicer_to_server(AppChannelAlphaServicer(channel), server)  # type: ignore[no-untyped-call]
-        appcallback_pb2_grpc.add_AppCallbackHealthCheckServicer_to_server(AppHealthServicer(self.health), server)  # type: ignore[no-untyped-call]
+        server.add_generic_rpc_handlers(
+            (
+                callback_handlers(_CALLBACK["AppCallback"], channel),
+                callback_handlers(_CALLBACK["AppCallbackAlpha"], AppChannelAlphaServicer(channel)),
+                callback_handlers(_CALLBACK["AppCallbackHealthCheck"], AppHealthServicer(self.health)),
+            )
+        )
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), server)
         names = self._external.names
         self.health.declare(names)
@@ -178,11 +251,15 @@ class App(Decorators):
         if self._registering is not None:
             self._registering.cancel()
             await asyncio.gather(self._registering, return_exceptions=True)
+        streaming = asyncio.ensure_future(self._streaming.close(self.settings.drain_timeout))
         if self._server is not None:
             await self._server.stop(self.settings.drain_timeout)
             self._server = None
+        await streaming
         if self._deduplicator is not None:
             await self._deduplicator.close()
+        if self._archive is not None:
+            await self._archive.close()
         await self.sidecar.close()
 
     async def serve(self) -> int:
@@ -226,6 +303,7 @@ class App(Decorators):
                 )
             await self.stop()
             logger.info("{} stopped", self.settings.app_id)
+            flush_logs()
             await logger.complete()
         return 0
 
@@ -241,6 +319,13 @@ class App(Decorators):
         import uvloop  # noqa: PLC0415 - only where it is needed
 
         sys.exit(uvloop.run(self.serve()))
+
+
+def _max_bytes(option: object, setting: int) -> int:
+    """Return the largest message that the app takes: gRPC's own option wins, and its -1 is no limit."""
+    if not isinstance(option, int):
+        return setting
+    return option if option >= 0 else _MOST
 
 
 def _changed(settings: Settings, **given: object) -> Settings:

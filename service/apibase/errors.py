@@ -136,8 +136,12 @@ class Drop(Exception):
         self.code = code
 
 
-class TooLarge(Drop):
-    """The data of an event is more than the app takes. Its dead letter is daprd's: the chassis could not publish it either."""
+class LeftToSidecar(Drop):
+    """An event whose dead letter only daprd can write whole, as it came: one of the chassis would have a reason and no data."""
+
+
+class TooLarge(LeftToSidecar):
+    """The data of an event is more than the app takes, so more than it could publish."""
 
     def __init__(self, size: int) -> None:
         code = chassis_reason(errors_pb2.ERROR_REASON_TOO_LARGE)

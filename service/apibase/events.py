@@ -9,20 +9,30 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_COORDINATES = frozenset({"__topic", "__partition", "__offset", "__timestamp", "__key"})
+
 
 @dataclass(frozen=True, slots=True)
 class KafkaCoordinates:
-    """A record's place in Kafka. `timestamp` is the record's own, in UTC; `key` is None where the record has none."""
+    """A record's place in Kafka. `timestamp` is the record's own, in UTC; `key` is None where the record has none.
+
+    `headers` are the record's own. They are told for a binding and for an entry of a batch; an event that comes alone has them
+    among the headers of daprd's call, where nothing tells them apart, and None here.
+    """
 
     topic: str
     partition: int
     offset: int
     timestamp: datetime | None = None
     key: str | None = None
+    headers: Mapping[str, str] | None = field(default=None, compare=False)
 
     @classmethod
-    def read(cls, metadata: Mapping[str, str]) -> KafkaCoordinates | None:
-        """Read daprd's `__topic`, `__partition`, `__offset`, `__timestamp` (ms) and `__key`; None where they aren't."""
+    def read(cls, metadata: Mapping[str, str], *, mixed: bool = False) -> KafkaCoordinates | None:
+        """Read daprd's `__topic`, `__partition`, `__offset`, `__timestamp` (ms) and `__key`; None where they aren't.
+
+        What stands beside them is the record's headers, unless it is `mixed` with others.
+        """
         try:
             partition, offset = int(metadata["__partition"]), int(metadata["__offset"])
         except (KeyError, ValueError):
@@ -33,6 +43,7 @@ class KafkaCoordinates:
             offset,
             _time(metadata.get("__timestamp", "")),
             metadata.get("__key"),
+            None if mixed else {name: value for name, value in metadata.items() if name not in _COORDINATES},
         )
 
 
@@ -66,4 +77,4 @@ class EventContext:
     @property
     def kafka(self) -> KafkaCoordinates | None:
         """Where in Kafka the record stands; None for an event that Kafka did not bring."""
-        return KafkaCoordinates.read(self.metadata) or KafkaCoordinates.read(self.headers)
+        return KafkaCoordinates.read(self.metadata) or KafkaCoordinates.read(self.headers, mixed=True)

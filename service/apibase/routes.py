@@ -24,6 +24,7 @@ from apibase.decoding import decode
 from apibase.match_guard import guarded
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor import ServiceDescriptor
     from google.protobuf.message import Message
 
     from apibase.event_identity import Deduplication
@@ -126,15 +127,25 @@ class RouteTable:
                     f"{type(servicer).__qualname__} listens to {where(listener.method)} but does not implement it; "
                     "add the method"
                 )
-            self._add_listener(listener, servicer)
+            self._add_listener(listener, getattr(servicer, listener.method.name))
         return len(found)
 
-    def _add_listener(self, listener: Listener, servicer: object) -> None:
+    def declare(self, service: ServiceDescriptor) -> list[Listener]:
+        """Add the listeners of a service that nobody implements here, and return them: for who reads contracts, runs nothing.
+
+        Raises `ContractError` as `add` does.
+        """
+        found = listeners(service)
+        for listener in found:
+            self._add_listener(listener, _nobody)
+        return found
+
+    def _add_listener(self, listener: Listener, behavior: Callable[[Message, EventContext], Awaitable[object]]) -> None:
         method = listener.method
         request = request_class(method)
         name, place, domain = method.full_name, where(method), method.containing_service.file.package
         raw = isinstance(listener, TopicListener) and listener.options.raw_payload
-        handler = contract_handler(getattr(servicer, method.name), request, raw=raw)
+        handler = contract_handler(behavior, request, raw=raw)
         match listener:
             case TopicListener(options=options):
                 self.add_topic(
@@ -281,6 +292,10 @@ def _plain(routes: list[TopicRoute], event: EventContext) -> TopicRoute | None:
             if route.event_type == wanted:
                 return route
     return plain[0] if event.type in {GENERIC_EVENT_TYPE, ""} and len(plain) == 1 else None
+
+
+async def _nobody(message: Message, _context: EventContext) -> None:
+    raise NotImplementedError(f"nobody handles {message.DESCRIPTOR.full_name}")
 
 
 def contract_handler(

@@ -12,6 +12,9 @@ from dapr.conf.helpers import GrpcEndpoint
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+DEFAULT_MAX_BYTES = 4 * 1024 * 1024
+"""What gRPC and daprd take too, unless told otherwise."""
+
 
 class Settings(BaseSettings):
     """Settings of a service, read from the environment when constructed; arguments win over variables."""
@@ -69,10 +72,10 @@ class Settings(BaseSettings):
         description="Seconds that calls in flight get to finish at shutdown.",
     )
     max_message_bytes: int = Field(
-        4 * 1024 * 1024,
+        DEFAULT_MAX_BYTES,
         gt=0,
         validation_alias="APIBASE_MAX_MESSAGE_BYTES",
-        description="Largest message in and out, in bytes.",
+        description="Largest message in and out, and largest data of an event, in bytes.",
     )
     deduplication_store: str = Field(
         "",

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
+from dapr.proto.common.v1 import common_pb2
+from dapr.proto.runtime.v1 import dapr_pb2_grpc, invoke_pb2
 
 from apibase import Settings, Sidecar
 from apibase.codegen import generate
@@ -46,10 +49,22 @@ class Probe:
         await self.caller.client.publish_event("events", topic, data, publish_metadata=metadata, **options)
         return id_
 
+    async def invoke(self, method: str, text: str = "") -> tuple[grpc.StatusCode, str]:
+        """Invoke a method of the app by its name; return the status, and the answer or what is wrong."""
+        request = invoke_pb2.InvokeServiceRequest(id="probe")
+        request.message.method, request.message.content_type = method, "text/plain"
+        request.message.data.value = text.encode()
+        request.message.http_extension.verb = common_pb2.HTTPExtension.POST
+        try:
+            answer = await dapr_pb2_grpc.DaprStub(self.caller.channel()).InvokeService(request, timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return error.code(), error.details() or ""
+        return grpc.StatusCode.OK, answer.data.value.decode()
+
     def log(self) -> list[dict[str, Any]]:
         """The JSON lines of the app's log so far."""
-        lines = self.stack.app("probe").log_path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        lines = self.stack.app("probe").log_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
     async def turns(self, id_: str, count: int = 1) -> list[dict[str, Any]]:
         """Wait until an id was taken `count` times, and return each time's line."""
@@ -138,7 +153,7 @@ async def test_an_event_of_a_type_that_nobody_listens_to_is_acknowledged(probe: 
 
 
 @pytest.mark.req("R3.4")
-@pytest.mark.parametrize("wish", ["retry once", "break once"])
+@pytest.mark.parametrize("wish", ["retry once", "break once", "be unavailable once", "lack a component once"])
 async def test_what_asks_for_another_try_or_breaks_is_delivered_again(probe: Probe, wish: str) -> None:
     id_ = f"t-{wish.replace(' ', '-')}"
     event = await probe.publish("tasks", {"id": id_, "wish": wish})
@@ -175,7 +190,6 @@ async def test_what_can_never_be_handled_is_a_dead_letter_with_reason_code_and_h
         (b'{"id": ""}', "application/json", "INVALID_REQUEST"),
         (b"\xff\xfe\x00", "application/octet-stream", "UNDECODABLE"),
         (b"\x0a\xff\xff", "application/octet-stream", "UNDECODABLE"),
-        (b"\x0a\x01a", "application/protobuf", "UNDECODABLE"),
         (b"", "application/json", "UNDECODABLE"),
     ],
     ids=[
@@ -185,7 +199,6 @@ async def test_what_can_never_be_handled_is_a_dead_letter_with_reason_code_and_h
         "breaks a rule",
         "bytes",
         "broken protobuf",
-        "protobuf that daprd drops",
         "nothing",
     ],
 )
@@ -199,6 +212,16 @@ async def test_a_poison_event_is_a_dead_letter_and_the_next_good_one_is_handled(
     assert (letter["dlcode"], letter["dlhandler"]) == (code, "probe.v1.ProbeEvents.OnTask")
     await probe.turns(good)
     await probe.all_acknowledged("tasks")
+
+
+@pytest.mark.req("R3.6")
+async def test_an_event_whose_data_daprd_does_not_carry_is_its_own_dead_letter_with_the_data(probe: Probe) -> None:
+    event = await probe.publish("tasks", b"\x0a\x01a", data_content_type="application/protobuf")
+    line = await probe.verdict(event, "DROP")
+    assert "the event brings no data (application/protobuf)" in line["reason"]
+    letter = await probe.dead("tasks.dead", event)
+    assert "dlreason" not in letter
+    assert letter["data"] == "\n\x01a"
 
 
 @pytest.mark.req("R3.6")
@@ -256,6 +279,31 @@ async def test_a_record_that_is_no_cloud_event_is_read_as_the_message_itself(pro
     assert not {"data", "data_base64"} & set(letter)
 
 
+@pytest.mark.req("R2.1")
+async def test_an_invoked_methods_outcome_is_its_callers_status(probe: Probe) -> None:
+    assert await probe.invoke("wish") == (grpc.StatusCode.OK, "granted")
+    assert await probe.invoke("wish", "refuse") == (grpc.StatusCode.FAILED_PRECONDITION, "this can never be done")
+    code, text = await probe.invoke("wish", "break once")
+    assert code is grpc.StatusCode.INTERNAL
+    assert "inner text" not in text
+    code, text = await probe.invoke("nothing")
+    assert (code, "no method 'nothing'" in text) == (grpc.StatusCode.UNIMPLEMENTED, True)
+
+
+async def test_while_the_app_says_that_it_is_unwell_daprd_brings_it_nothing_and_afterwards_everything(
+    probe: Probe,
+) -> None:
+    assert await probe.invoke("be-unwell", "5") == (grpc.StatusCode.OK, "")
+
+    async def told() -> bool:
+        return "not in a healthy state" in (await probe.invoke("wish"))[1]
+
+    await eventually(told, within=10, what="daprd has stopped calling the app")
+    await probe.publish("tasks", {"id": "t-unwell"})
+    (line,) = await probe.turns("t-unwell")
+    assert line["well"], "it came when the app was well again"
+
+
 @pytest.mark.req("R6.1", "R6.3")
 async def test_a_cron_binding_calls_its_handler_at_its_interval(probe: Probe) -> None:
     lines = await probe.turns("tick", 3)
@@ -273,6 +321,13 @@ async def test_a_job_that_fails_follows_its_failure_policy(probe: Probe, dapr: s
         pytest.skip("1.14 knows no failure policy")
     lines = await probe.turns("probe.v1.ProbeEvents.Once", 2)
     assert {line["handler"] for line in lines} == {"Once"}
+
+
+async def test_a_job_that_is_dropped_is_done_with(probe: Probe, dapr: str) -> None:
+    await probe.turns("probe.v1.ProbeEvents.Hopeless", 1)
+    # A job that fails comes again after a second; this one has not, when another that began with it has come three times.
+    await probe.turns("tick", 5)
+    assert len(await probe.turns("probe.v1.ProbeEvents.Hopeless")) == 1
 
 
 async def test_a_listener_called_as_an_rpc_by_another_app_is_unimplemented(probe: Probe) -> None:

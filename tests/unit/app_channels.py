@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
+from dapr.proto.runtime.v1 import appcallback_pb2
 from google.protobuf.empty_pb2 import Empty
 from pydantic import SecretStr
 
 from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
 from apibase.app_token import AppToken
+from apibase.callback_requests import callback_handlers
 from apibase.delivery import TopicDelivery
 from apibase.events import EventContext
 from apibase.health import AppHealthServicer, Health
@@ -87,10 +88,15 @@ async def served(servicer: AppChannelServicer, folder: Path) -> AsyncIterator[gr
     """Serve an app channel whole, on a socket in `folder`, and yield a channel to it as daprd has one."""
     health = Health()
     health.set_ready()
-    server = grpc.aio.server()
-    appcallback_pb2_grpc.add_AppCallbackServicer_to_server(servicer, server)
-    appcallback_pb2_grpc.add_AppCallbackAlphaServicer_to_server(AppChannelAlphaServicer(servicer), server)
-    appcallback_pb2_grpc.add_AppCallbackHealthCheckServicer_to_server(AppHealthServicer(health), server)
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 * 1024 * 1024)])
+    service = appcallback_pb2.DESCRIPTOR.services_by_name
+    server.add_generic_rpc_handlers(
+        (
+            callback_handlers(service["AppCallback"], servicer),
+            callback_handlers(service["AppCallbackAlpha"], AppChannelAlphaServicer(servicer)),
+            callback_handlers(service["AppCallbackHealthCheck"], AppHealthServicer(health)),
+        )
+    )
     server.add_insecure_port(f"unix:{folder}/channel.sock")
     await server.start()
     try:

@@ -33,6 +33,8 @@ METHODS: dict[str, tuple[type[Message], type[Message]]] = {
 
 # Events go where handlers are, mostly.
 _WEIGHTS = [3, 1, 6, 3, 1, 3, 2, 2, 1, 1]
+# Deeper than protobuf reads: lists in an extension.
+_DEEP = 60
 _TEXTS = [
     "",
     " ",
@@ -112,6 +114,8 @@ class Adversary:
             data = pick.randbytes(pick.choice([0, 1, 3, 20, 300]))
         else:
             data = self._request(kind).SerializeToString()
+            if how > 0.95:
+                data += nested_too_deep(kind)
             if how < 0.4:
                 data = self._mutated(data)
         headers = tuple(pick.sample(_HEADERS, pick.choice([0, 0, 1, 3])))
@@ -221,6 +225,33 @@ class Adversary:
                 case _:
                     continue
         return bytes(made)
+
+
+def nested_too_deep(kind: type[Message]) -> bytes:
+    """Return what makes a request of a topic event, or of a batch of them, one that protobuf does not read; nothing for others."""
+    value = struct_pb2.Value(number_value=1).SerializeToString()
+    for _ in range(_DEEP):
+        value = _field(struct_pb2.Value.LIST_VALUE_FIELD_NUMBER, _field(1, value))
+    extensions = _field(1, _field(1, b"deep") + _field(2, value))
+    if kind is appcallback_pb2.TopicEventRequest:
+        return _field(appcallback_pb2.TopicEventRequest.EXTENSIONS_FIELD_NUMBER, extensions)
+    if kind is appcallback_pb2.TopicEventBulkRequest:
+        event = _field(appcallback_pb2.TopicEventCERequest.EXTENSIONS_FIELD_NUMBER, extensions)
+        return _field(2, _field(1, b"deep-entry") + _field(3, event))
+    return b""
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """Return a field that has a length, as protobuf writes it."""
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(number: int) -> bytes:
+    made = bytearray()
+    while number > 0x7F:
+        made.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*made, number])
 
 
 def is_json(text: bytes) -> bool:

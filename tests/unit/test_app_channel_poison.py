@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from dapr.proto import common_v1
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 
 from apibase import Settings
@@ -103,7 +104,8 @@ async def test_a_batch_of_raw_records_reaches_the_handler_of_raw_records(
     batch.entries.add(entry_id="json", bytes=b'{"text": "why"}', metadata={"__key": "k"})
     batch.entries.add(entry_id="protobuf", bytes=post.pb2.Letter(text="because").SerializeToString())
     batch.entries.add(entry_id="neither", bytes=b"\xff", content_type="image/png")
-    batch.entries.add(entry_id="empty")
+    batch.entries.add(entry_id="empty", bytes=b"")
+    batch.entries.add(entry_id="none")
 
     answer = await stub.OnBulkTopicEvent(batch)
 
@@ -112,6 +114,7 @@ async def test_a_batch_of_raw_records_reaches_the_handler_of_raw_records(
         ("protobuf", SUCCESS),
         ("neither", SUCCESS),
         ("empty", SUCCESS),
+        ("none", DROP),
     ]
     assert {message.text: context.metadata for _, message, context in listener.got} == {
         "why": {"__key": "k"},
@@ -122,7 +125,7 @@ async def test_a_batch_of_raw_records_reaches_the_handler_of_raw_records(
         "neither": "UNDECODABLE",
         "empty": "INVALID_REQUEST",
     }
-    assert (buried["neither"]["datacontenttype"], buried["neither"]["data_base64"]) == ("image/png", "/w==")
+    assert (buried["neither"]["datacontenttype"], buried["neither"]["dlredacted"]) == ("image/png", "*")
 
 
 @pytest.mark.req("R3.6")
@@ -148,6 +151,93 @@ POISON = {
     "long attributes": event(b"no JSON", id="x" * 100_000, source="時" * 100_000, data_content_type="y" * 100_000),
     "deep": event(b'{"a":' * 50_000),
 }
+
+
+LIMIT = 4 * 1024 * 1024
+AS_LARGE = json.dumps({"text": "why", "more": "x" * (LIMIT - 27)}).encode()
+
+
+@pytest.mark.req("R3.4")
+async def test_data_of_as_many_bytes_as_are_taken_is_handled_though_its_event_has_more(
+    stub: Any, listener: Listener
+) -> None:
+    assert len(AS_LARGE) == LIMIT
+
+    assert (await stub.OnTopicEvent(event(AS_LARGE), timeout=20)).status == SUCCESS
+
+    assert [name for name, _, _ in listener.got] == ["OnLetter"]
+
+
+@pytest.mark.req("R3.4")
+async def test_data_of_one_byte_more_is_left_to_daprds_dead_letters(
+    stub: Any, listener: Listener, dapr: FakeDapr, log: Log
+) -> None:
+    assert (await stub.OnTopicEvent(event(AS_LARGE + b" "), timeout=20)).status == DROP
+
+    assert (listener.got, dapr.published) == ([], [])
+    assert log.one(verdict="DROP")["reason"] == (
+        f"TOO_LARGE: the data has {LIMIT + 1} bytes, more than APIBASE_MAX_MESSAGE_BYTES allows; "
+        "left to the sidecar's dead letters"
+    )
+
+
+@pytest.mark.req("R3.4")
+@pytest.mark.parametrize("content_type", ["application/protobuf", "image/png", ""])
+async def test_an_event_that_daprd_brings_without_its_data_is_left_to_daprds_dead_letters(
+    stub: Any, listener: Listener, dapr: FakeDapr, log: Log, content_type: str
+) -> None:
+    assert (await stub.OnTopicEvent(event(b"", data_content_type=content_type))).status == DROP
+
+    assert (listener.got, dapr.published) == ([], [])
+    assert log.one(verdict="DROP")["reason"].startswith("UNDECODABLE: the event brings no data (")
+
+
+@pytest.mark.req("R3.4", "R3.5")
+async def test_binary_data_that_a_batch_comes_without_is_left_to_daprds_dead_letters(
+    stub: Any, listener: Listener, dapr: FakeDapr
+) -> None:
+    batch = appcallback_pb2.TopicEventBulkRequest(id="batch", topic="letters", pubsub_name="events")
+    binary = {"type": "post.v1.Letter", "data_content_type": "application/octet-stream"}
+    batch.entries.add(entry_id="one").cloud_event.MergeFrom(appcallback_pb2.TopicEventCERequest(id="one", **binary))
+
+    answer = await stub.OnBulkTopicEvent(batch)
+
+    assert [each.status for each in answer.statuses] == [DROP]
+    assert (listener.got, dapr.published) == ([], [])
+
+
+async def test_of_a_batch_only_what_is_too_large_is_not_handled(stub: Any, listener: Listener) -> None:
+    batch = appcallback_pb2.TopicEventBulkRequest(id="batch", topic="records", pubsub_name="events")
+    for name, data in {"large": AS_LARGE, "larger": AS_LARGE + b" ", "small": b'{"text": "why"}'}.items():
+        batch.entries.add(entry_id=name, bytes=data)
+
+    answer = await stub.OnBulkTopicEvent(batch, timeout=20)
+
+    assert [each.status for each in answer.statuses] == [SUCCESS, DROP, SUCCESS]
+    assert [name for name, _, _ in listener.got] == ["OnRecord"] * 2
+
+
+@pytest.mark.req("R6.1")
+async def test_a_binding_event_or_a_job_that_is_too_large_is_done_with(stub: Any, listener: Listener, log: Log) -> None:
+    await stub.OnBindingEvent(appcallback_pb2.BindingEventRequest(name="mail", data=AS_LARGE + b" "), timeout=20)
+    job = appcallback_pb2.JobEventRequest(name="remind")
+    job.data.value = AS_LARGE + b" "
+    await stub.OnJobEvent(job, timeout=20)
+
+    assert listener.got == []
+    told = [line["message"] for line in log.of(level="WARNING")]
+    assert len(told) == 2
+    assert all(f"the data has {LIMIT + 1} bytes" in line for line in told)
+
+
+async def test_a_method_is_not_called_with_more_than_is_taken(stub: Any) -> None:
+    request = common_v1.InvokeRequest(method="ask")
+    request.data.value = AS_LARGE + b" "
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.OnInvoke(request, timeout=20)
+
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.req("R3.4")

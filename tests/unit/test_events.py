@@ -19,6 +19,19 @@ def test_a_records_coordinates_are_read_from_the_bindings_metadata_or_from_the_t
     assert EventContext(kind="topic", source="stock", headers=RECORD).kafka == READ
 
 
+@pytest.mark.req("R6.4")
+def test_a_records_headers_are_told_apart_where_daprd_does_not_mix_them_with_its_own() -> None:
+    record = {**RECORD, "colour": "red", "__mine": "too"}
+
+    binding = EventContext(kind="binding", source="stock", metadata=record).kafka
+    topic = EventContext(kind="topic", source="stock", headers={**record, "user-agent": "grpc-go"}).kafka
+
+    assert binding is not None
+    assert binding.headers == {"colour": "red", "__mine": "too"}
+    assert topic is not None
+    assert topic.headers is None
+
+
 def test_metadata_wins_over_headers() -> None:
     other = {**RECORD, "__offset": "8"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 from typing import Any
 
@@ -10,12 +11,13 @@ from google.protobuf.empty_pb2 import Empty
 from loguru import logger
 from probe.v1 import probe_pb2_grpc
 
-from apibase import App, Drop, EventContext, Retry, ServiceError
+from apibase import App, Drop, EventContext, InvokeMethodRequest, Retry, ServiceError
 
 
 class Probe(probe_pb2_grpc.ProbeEventsServicer):
     def __init__(self) -> None:
         self.seen: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.well = True
 
     def take(self, handler: str, context: EventContext, task: Any = None) -> Empty:
         id_ = task.id if task is not None else context.source
@@ -29,6 +31,7 @@ class Probe(probe_pb2_grpc.ProbeEventsServicer):
             turn=self.seen[handler, id_],
             event_type=context.type,
             topic=context.topic,
+            well=self.well,
         ).info("took {}", id_)
         if wish == "drop":
             raise Drop("the task asked for it", code="ASKED_FOR")
@@ -38,10 +41,15 @@ class Probe(probe_pb2_grpc.ProbeEventsServicer):
             raise Retry
         if wish == "break once" and first:
             raise RuntimeError("inner text")
+        if wish == "be unavailable once" and first:
+            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "LATER", "not now")
         return Empty()
 
     async def OnTask(self, request: Any, context: EventContext) -> Empty:
-        return self.take("OnTask", context, request)
+        taken = self.take("OnTask", context, request)
+        if request.wish == "lack a component once" and self.seen["OnTask", request.id] == 1:
+            await app.state("nowhere").get("key")
+        return taken
 
     async def OnNote(self, request: Any, context: EventContext) -> Empty:
         return self.take("OnNote", context, request)
@@ -70,7 +78,39 @@ class Probe(probe_pb2_grpc.ProbeEventsServicer):
             raise RuntimeError("the first run fails")
         return Empty()
 
+    async def Hopeless(self, request: Any, context: EventContext) -> Empty:
+        self.take("Hopeless", context)
+        raise Drop("never")
+
 
 app = App()
-app.add_servicer(Probe())
+servicer = Probe()
+app.add_servicer(servicer)
+
+
+@app.method("wish")
+async def wish(request: InvokeMethodRequest) -> str:
+    match request.text():
+        case "refuse":
+            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "NEVER", "this can never be done")
+        case "break once":
+            raise RuntimeError("inner text")
+    return "granted"
+
+
+@app.method("be-unwell")
+async def be_unwell(request: InvokeMethodRequest) -> None:
+    def recover() -> None:
+        servicer.well = True
+
+    servicer.well = False
+    asyncio.get_running_loop().call_later(float(request.text()), recover)
+
+
+@app.register_health_check
+async def check() -> None:
+    if not servicer.well:
+        raise RuntimeError("unwell, as asked for")
+
+
 app.run()
