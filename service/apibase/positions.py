@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.message import DecodeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from google.protobuf.descriptor import FileDescriptor
 
 DESCRIPTORS = "descriptors.binpb"
@@ -18,9 +22,24 @@ DESCRIPTORS = "descriptors.binpb"
 _MESSAGE, _ENUM, _SERVICE, _FIELD, _METHOD = 4, 5, 6, 2, 2
 
 
+_taken: ContextVar[Mapping[str, int] | None] = ContextVar("taken", default=None)
+
+
 def line_of(file: FileDescriptor, full_name: str) -> int:
     """Return the line, from 1, that a message, enum, service or method of `file` is declared on; 0 where nobody knows."""
-    return _lines(file.name).get(full_name, 0)
+    taken = _taken.get()
+    return (_lines(file.name) if taken is None else taken).get(full_name, 0)
+
+
+@contextmanager
+def lines_taken_from(descriptors: FileDescriptorSet) -> Iterator[None]:
+    """Within it, take lines from this set: for contracts whose generated code is not at hand."""
+    lines = {name: line for file in descriptors.file for name, line in lines_in(file).items()}
+    token = _taken.set(lines)
+    try:
+        yield
+    finally:
+        _taken.reset(token)
 
 
 @cache

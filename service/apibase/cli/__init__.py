@@ -11,6 +11,7 @@ COMMANDS = {
     "call": "apibase.cli.call:call",
     "demo": "apibase.cli.demo:demo",
     "gen": "apibase.cli.gen:gen",
+    "routes": "apibase.cli.routes:routes",
     "dlq": "apibase.cli.dlq:dlq",
     "breaking": "apibase.cli.breaking:breaking",
 }

@@ -75,11 +75,11 @@ def call(  # noqa: PLR0913
         contracts = Contracts(project.descriptors)
         method = contracts.method(rpc)
         requests = [contracts.parse(method.request, text) for text in _texts(data, method)]
-        sidecar = _sidecar(state, caller)
+        sidecar = calling_sidecar(state, caller)
         trace = secrets.token_hex(16)
         address = f"{LOOPBACK}:{sidecar.grpc_port}"
         async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            target = _known(state, app_id) if app_id else await _find_app(channel, state, method)
+            target = known_app(state, app_id) if app_id else await _find_app(channel, state, method)
             metadata: Metadata = (
                 ("dapr-app-id", target),
                 ("traceparent", f"00-{trace}-{secrets.token_hex(8)}-01"),
@@ -187,7 +187,7 @@ def _headers(values: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _sidecar(state: StackState, caller: str | None) -> InstanceState:
+def calling_sidecar(state: StackState, caller: str | None) -> InstanceState:
     """The sidecar to call through."""
     if caller is None:
         return min(state.instances, key=lambda instance: not instance.sidecar_only)
@@ -197,7 +197,7 @@ def _sidecar(state: StackState, caller: str | None) -> InstanceState:
     raise _not_in_the_stack(f"--from {caller}", {instance.app_id for instance in state.instances})
 
 
-def _known(state: StackState, app_id: str) -> str:
+def known_app(state: StackState, app_id: str) -> str:
     """An app that is named: of the stack, or of its file, as one that has joined by `apibase run` is."""
     known = {instance.app_id for instance in state.instances}
     if app_id not in known:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+    from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
 
 _NOT_OURS = ("google.", "grpc.", "dapr.", "buf.")
 
@@ -55,17 +55,23 @@ class Contracts:
         except DecodeError as error:
             message = f"{file} is no descriptor set; write it anew with: make gen"
             raise StackError(message) from error
+        self.files = files
         self.pool = DescriptorPool()
         self._names = [proto.name for proto in files.file]
         for proto in files.file:
             self.pool.Add(proto)
 
-    def services(self) -> Iterator[ServiceDescriptor]:
-        """The project's own services, in the order of the set."""
+    def own_files(self) -> Iterator[FileDescriptor]:
+        """The project's own contracts, in the order of the set."""
         for name in self._names:
             file = self.pool.FindFileByName(name)
             if not file.package.startswith(_NOT_OURS):
-                yield from file.services_by_name.values()
+                yield file
+
+    def services(self) -> Iterator[ServiceDescriptor]:
+        """The project's own services, in the order of the set."""
+        for file in self.own_files():
+            yield from file.services_by_name.values()
 
     def rpcs(self) -> Iterator[MethodDescriptor]:
         """The methods that an app may call: all but listeners."""

@@ -1,4 +1,4 @@
-"""Which app serves a service: asked through a sidecar, by the same `grpc.health.v1` that Kubernetes asks."""
+"""What an app serves and listens to, asked through a sidecar: by the health checks of Kubernetes, and by daprd's own questions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
+from dapr.proto.runtime.v1 import appcallback_pb2_grpc
+from google.protobuf.empty_pb2 import Empty
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 if TYPE_CHECKING:
@@ -25,6 +27,21 @@ async def serving_apps(channel: grpc.aio.Channel, service: str, app_ids: Iterabl
     ids = list(app_ids)
     answers = await asyncio.gather(*(_serves(channel, service, app_id) for app_id in ids))
     return [app_id for app_id, serves in zip(ids, answers, strict=True) if serves]
+
+
+async def listened_routes(channel: grpc.aio.Channel, app_id: str) -> list[tuple[str, str]]:
+    """The topics and bindings that an app tells daprd of: ("topic", "events/orders"), ("binding", "sweep"); none where it is silent."""
+    stub = appcallback_pb2_grpc.AppCallbackStub(channel)  # type: ignore[no-untyped-call]
+    options = {"timeout": _SECONDS, "metadata": (("dapr-app-id", app_id),)}
+    try:
+        topics = await stub.ListTopicSubscriptions(Empty(), **options)
+        bindings = await stub.ListInputBindings(Empty(), **options)
+    except grpc.aio.AioRpcError:
+        return []
+    return [
+        *(("topic", f"{each.pubsub_name}/{each.topic}") for each in topics.subscriptions),
+        *(("binding", name) for name in bindings.bindings),
+    ]
 
 
 async def _serves(channel: grpc.aio.Channel, service: str, app_id: str) -> bool:
