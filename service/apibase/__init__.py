@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from apibase.app import App
     from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateItem, StateManager
     from apibase.contract import ContractError
+    from apibase.dead_letter_archive import DeadLetterArchive, DeadLetterFilter
+    from apibase.dead_letter_replay import DeadLetterReplay, NotReplayable
     from apibase.entry import run
     from apibase.errors import (
         Conflict,
@@ -47,6 +49,9 @@ _HOME = {
     "Conflict": "errors",
     "ConstantFailurePolicy": "sdk_requests",
     "ContractError": "contract",
+    "DeadLetterArchive": "dead_letter_archive",
+    "DeadLetterFilter": "dead_letter_archive",
+    "DeadLetterReplay": "dead_letter_replay",
     "Drop": "errors",
     "DropFailurePolicy": "sdk_requests",
     "ErrorReasons": "reasons",
@@ -58,6 +63,7 @@ _HOME = {
     "InvokeMethodResponse": "sdk_requests",
     "Job": "sdk_requests",
     "JobEvent": "sdk_requests",
+    "NotReplayable": "dead_letter_replay",
     "PubSubPublisher": "clients",
     "Retry": "errors",
     "Rule": "sdk_requests",
@@ -81,6 +87,9 @@ __all__ = [
     "Conflict",
     "ConstantFailurePolicy",
     "ContractError",
+    "DeadLetterArchive",
+    "DeadLetterFilter",
+    "DeadLetterReplay",
     "Drop",
     "DropFailurePolicy",
     "ErrorReasons",
@@ -92,6 +101,7 @@ __all__ = [
     "InvokeMethodResponse",
     "Job",
     "JobEvent",
+    "NotReplayable",
     "PubSubPublisher",
     "Retry",
     "Rule",
