@@ -24,7 +24,7 @@ from apibase.settings import DEFAULT_MAX_BYTES
 from dapr_contract.v1 import dead_letters_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 _AT_ONCE = 16
 _CUT = 200
+_TICK = timedelta(microseconds=1)
 _ENVELOPE_BYTES = 64 * 1024  # what a letter's save takes beside the letter
 _AWAY = frozenset(
     {
@@ -136,46 +137,58 @@ class DeadLetterArchive:
             self._worker = asyncio.create_task(self._write_waiting(), context=Context())
         await done
 
-    async def mark_replayed(self, letter_id: str, at: datetime) -> None:
-        """Note that a letter was published again, at that time or right after it."""
+    async def mark_replayed(self, letter: DeadLetter, at: datetime) -> None:
+        """Note that a letter, as it was read, was published again at that time.
 
-        async def attempt() -> int:
-            item = await self._item(letter_id)
+        Clocks may differ: the time is put after that of the letter, or before it, if it has died again meanwhile.
+        """
+
+        async def attempt() -> DeadLetter | None:
+            item = await self._item(letter.id)
             if item is None:
-                return 0
-            item.value.summary.replayed_at.FromDatetime(at)
-            await self._state.save(_key(letter_id), item.value, etag=item.etag, ttl=_left(item.value.summary))
-            return item.value.page
+                return None
+            summary = item.value.summary
+            archived = _time(summary.archived_at)
+            died_again = archived > _time(letter.summary.archived_at)
+            summary.replayed_at.FromDatetime(min(at, archived - _TICK) if died_again else max(at, archived))
+            await self._state.save(_key(letter.id), item.value, etag=item.etag, ttl=_left(summary))
+            return item.value
+
+        marked = await persist(attempt)
+        if marked is None:
+            return
 
         def change(page: DeadLetterPage) -> bool:
-            entries = [entry for entry in page.entries if entry.id == letter_id]
+            entries = [entry for entry in page.entries if entry.id == letter.id]
             for entry in entries:
-                entry.summary.replayed_at.FromDatetime(at)
+                entry.summary.replayed_at.CopyFrom(marked.summary.replayed_at)
             return bool(entries)
 
-        await self._index.change(await persist(attempt), change)
+        await self._index.change(marked.page, change)
 
-    async def delete(self, letter_ids: Collection[str], *, before: datetime | None = None) -> None:
-        """Delete letters for good, and what the index has of them; those that came after `before` stay (default: now)."""
-        ids = frozenset(letter_ids)
-        latest = before or datetime.now(UTC)
+    async def delete(self, entries: Iterable[DeadLetterEntry]) -> None:
+        """Delete letters for good, and what the index has of them, but for those that came again since they were listed."""
+        seen = {entry.id: _time(entry.summary.archived_at) for entry in entries}
 
         async def delete_one(letter_id: str) -> None:
             item = await self._item(letter_id)
-            if item is not None and _time(item.value.summary.archived_at) <= latest:
+            if item is not None and _time(item.value.summary.archived_at) <= seen[letter_id]:
                 await self._state.delete(_key(letter_id), etag=item.etag)
 
-        await _each(lambda letter_id: persist(partial(delete_one, letter_id)), ids)
+        await _each(lambda letter_id: persist(partial(delete_one, letter_id)), seen)
+
+        def goes(entry: DeadLetterEntry) -> bool:
+            return entry.id in seen and _time(entry.summary.archived_at) <= seen[entry.id]
 
         def change(page: DeadLetterPage) -> bool:
-            kept = [each for each in page.entries if each.id not in ids or _time(each.summary.archived_at) > latest]
+            kept = [entry for entry in page.entries if not goes(entry)]
             changed = len(kept) < len(page.entries)
             del page.entries[:]
             page.entries.extend(kept)
             return changed
 
-        async for number, entries in self._index.pages():
-            if any(entry.id in ids for entry in entries):
+        async for number, listed in self._index.pages():
+            if any(map(goes, listed)):
                 await self._index.change(number, change)
 
     async def close(self) -> None:
@@ -272,6 +285,8 @@ class DeadLetterArchive:
             return True, None  # It is written over.
         if item is not None and item.value.summary.HasField("replayed_at"):
             letter.summary.replayed_at.CopyFrom(item.value.summary.replayed_at)
+            if is_replayed(letter.summary):  # by a clock that is ahead of ours: it came again, so it died after that
+                letter.summary.archived_at.FromDatetime(_time(letter.summary.replayed_at) + _TICK)
         return item is not None, item.etag if item else None
 
     async def _item(self, letter_id: str) -> StateItem[DeadLetter] | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from apibase.routes import Incoming, TopicRoute
 
 _ID_LENGTH = 16
+_DEEPEST = 10
 # Attributes that the archive has fields for, and those that daprd sets on whatever is published.
 _ATTRIBUTES = frozenset(
     {"specversion", "id", "source", "type", "datacontenttype", "data", "data_base64", "topic", "pubsubname", "traceid"}
@@ -70,7 +71,9 @@ def _of_the_chassis(
     summary.pubsub_name = _text(envelope, PUBSUB) or incoming.event.pubsub_name
     summary.topic = _text(envelope, TOPIC)
     summary.handler, summary.code, summary.reason = handler, _text(envelope, CODE), _text(envelope, REASON)
-    return _identified(letter, incoming, handler)
+    # What was emptied may be all that tells two records apart.
+    record = b"" if letter.redacted_fields else letter.data
+    return _identified(letter, incoming, handler, record)
 
 
 def _of_the_sidecar(
@@ -93,7 +96,7 @@ def _of_the_sidecar(
     letter.redacted_fields.extend(fields)
     if EVERYTHING in fields:
         letter.data_missing = "it could not be read, and may have had fields that must not be shown"
-    return _identified(letter, incoming, "")
+    return _identified(letter, incoming, "", incoming.data)
 
 
 def _letter(envelope: Mapping[str, Any], *, raw: bool) -> dead_letters_pb2.DeadLetter:
@@ -104,19 +107,31 @@ def _letter(envelope: Mapping[str, Any], *, raw: bool) -> dead_letters_pb2.DeadL
     letter.summary.event_id = _text(envelope, "id")
     letter.summary.event_type = _text(envelope, "type")
     for key, value in envelope.items():
-        if key not in _ATTRIBUTES | EXTENSIONS:
+        if key not in _ATTRIBUTES | EXTENSIONS and _is_shallow(value, _DEEPEST):
             try:
                 json_format.ParseDict(value, letter.extensions.fields[_clean(key)])
-            except (json_format.Error, ValueError, RecursionError):  # half of a character, or nested too deep
+            except (json_format.Error, ValueError):  # half of a character
                 del letter.extensions.fields[_clean(key)]
     return letter
 
 
-def _identified(letter: dead_letters_pb2.DeadLetter, incoming: Incoming, handler: str) -> dead_letters_pb2.DeadLetter:
-    """Give a letter the id that it has each time it comes; daprd gives a raw record another event id each time."""
+def _is_shallow(value: object, levels: int) -> bool:
+    """Whether a value is nested no deeper than that: protobuf reads no JSON that is nested deeper than 100."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(each, levels - 1) for each in inner)
+
+
+def _identified(
+    letter: dead_letters_pb2.DeadLetter, incoming: Incoming, handler: str, record: bytes
+) -> dead_letters_pb2.DeadLetter:
+    """Give a letter the id that it has each time it comes.
+
+    daprd gives a raw record another event id each time, so the `record` itself tells it from others, if it is known.
+    """
     event = incoming.event
     letter.summary.dead_letter_topic = event.topic
-    named = (letter.source, letter.summary.event_id) if not letter.raw_payload else ("", _digest(letter.data))
+    by_record = letter.raw_payload and record
+    named = ("", _digest(record)) if by_record else (letter.source, letter.summary.event_id)
     letter.id = _digest("\0".join((event.pubsub_name, event.topic, *named, handler)).encode())[:_ID_LENGTH]
     return letter
 

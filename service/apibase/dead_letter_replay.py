@@ -45,8 +45,7 @@ class DeadLetterReplay:
         `NotReplayable` before anything is sent, `SidecarError` otherwise: then it may have been sent.
         """
         target = check_replayable(letter, topic=topic, without_redacted_fields=without_redacted_fields)
-        # The time before: a letter that dies again at once is archived after it.
-        now = datetime.now(UTC)
+        now = datetime.now(UTC)  # before it is sent: a letter that dies again at once is archived after that
         pubsub_name = letter.summary.pubsub_name
         client = self.sidecar.client
         call = (
@@ -55,7 +54,7 @@ class DeadLetterReplay:
             else client.publish_event(pubsub_name, target, _envelope(letter), data_content_type=CLOUD_EVENT)
         )
         await sidecar_call(call, component=pubsub_name)
-        await self.archive.mark_replayed(letter.id, now)
+        await self.archive.mark_replayed(letter, now)
 
 
 def check_replayable(letter: DeadLetter, *, topic: str = "", without_redacted_fields: bool = False) -> str:

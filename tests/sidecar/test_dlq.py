@@ -309,7 +309,7 @@ async def test_letters_of_three_pages_are_listed_in_order_and_deleted(depot: Dep
     assert [each.id for each in await pages.find(limit=3)] == ["l-0249", "l-0248", "l-0247"]
     got = [await pages.get(each) for each in ("l-0000", "l-0150", "l-0249")]
     assert [letter.page for letter in got if letter] == [1, 2, 3]
-    await pages.delete([letter.id for letter in letters(249)])
+    await pages.delete((await pages.find())[1:])
     assert [each.id for each in await pages.find()] == ["l-0249"]
     await pages.add(DeadLetter(id="l-0250"))
     assert [each.id for each in await pages.find()] == ["l-0250", "l-0249"]

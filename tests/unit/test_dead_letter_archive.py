@@ -18,7 +18,7 @@ from apibase.dead_letter_archive import DeadLetterArchive, DeadLetterFilter, is_
 from apibase.dead_letter_index import PAGE_SIZE
 from apibase.dead_letter_replay import DeadLetterReplay, LacksFields, NotReplayable
 from apibase.routes import RouteTable
-from dapr_contract.v1.dead_letters_pb2 import DeadLetter, DeadLetterSummary
+from dapr_contract.v1.dead_letters_pb2 import DeadLetter, DeadLetterEntry, DeadLetterSummary
 from tests.unit.app_channels import RETRY, SUCCESS, Listener, app_channel
 from tests.unit.conftest import Desk, Log
 from tests.unit.fake_dapr import FakeDapr, LostAnswer, Row
@@ -242,9 +242,9 @@ async def test_deleting_takes_letter_and_entries_but_not_what_died_again(
 ) -> None:
     for number in (1, 2, 1):
         await archive.add(letter(number))
-    before = datetime.now(UTC)
+    listed = await archive.find()
     await archive.add(letter(2))
-    await archive.delete(["l-1", "l-2", "l-3"], before=before)
+    await archive.delete([*listed, DeadLetterEntry(id="l-3")])
     assert await ids(archive) == ["l-2"]
     assert "dead-letters/letter/l-1" not in dapr.rows
     assert await archive.get("l-2") is not None
@@ -292,7 +292,7 @@ async def test_a_letter_that_dies_again_keeps_when_it_was_replayed(
     archive: DeadLetterArchive, replay: DeadLetterReplay
 ) -> None:
     await archive.add(letter(1))
-    await replay.replay(letter(1))
+    await replay.replay(await read(archive))
     await archive.add(letter(1))
     got = await archive.get("l-1")
     (entry,) = await archive.find()
@@ -311,9 +311,33 @@ async def test_a_letter_that_dies_before_its_replay_is_noted_has_died_again(
     async def die_at_once() -> None:
         await archive.add(letter(1))
 
+    dead = await read(archive)
     dapr.after("PublishEvent", die_at_once)
-    await replay.replay(letter(1))
+    await replay.replay(dead)
     assert await ids(archive, waiting=True) == ["l-1"]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=1), timedelta(days=-1)], ids=["ahead", "behind"])
+async def test_a_clock_that_is_wrong_where_letters_are_replayed_does_not_matter(
+    archive: DeadLetterArchive, ahead: timedelta
+) -> None:
+    now = datetime.now(UTC) + ahead
+    await archive.add(letter(1))
+    first = await read(archive)
+    await archive.mark_replayed(first, now)
+    assert await ids(archive, waiting=True) == []
+    await archive.add(letter(1))
+    assert await ids(archive, waiting=True) == ["l-1"]
+    await archive.mark_replayed(first, now)
+    assert await ids(archive, waiting=True) == ["l-1"], "the second death is not undone by a late note"
+    await archive.mark_replayed(await read(archive), now)
+    assert await ids(archive, waiting=True) == []
+
+
+async def read(archive: DeadLetterArchive) -> DeadLetter:
+    got = await archive.get("l-1")
+    assert got is not None
+    return got
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,13 @@ def test_a_record_that_daprd_gives_another_event_id_each_time_has_one_id(routes:
     assert first.raw_payload
 
 
+def test_two_records_of_which_nothing_is_shown_are_two_letters(routes: RouteTable) -> None:
+    sidecars = {read(routes, data, "records.dead").id for data in (b"\xff\x00", b"\xff\x01")}
+    raw = {key: value for key, value in OF_THE_CHASSIS.items() if key != "data"} | {"dlhandler": ON_RECORD}
+    chassis = {read(routes, raw | {"id": each, "dlredacted": "*"}, "records.dead").id for each in ("a", "b")}
+    assert len(sidecars | chassis) == 4
+
+
 def test_a_letter_of_the_sidecars_names_topic_and_possible_handlers(routes: RouteTable) -> None:
     letter = read(routes, OF_THE_SIDECAR)
     assert (letter.summary.code, letter.summary.reason, letter.summary.handler) == ("", "", "")
@@ -178,13 +185,15 @@ def test_a_cloud_event_on_a_raw_topic_is_a_record(routes: RouteTable) -> None:
 
 
 def test_what_no_store_takes_is_made_into_what_it_takes(routes: RouteTable) -> None:
-    deep: Any = 1
-    for _ in range(300):
-        deep = [deep]
-    envelope = OF_THE_CHASSIS | {"id": "a\0b", "half": "\ud800", "deep": deep, "type": "\ud800"}
-    letter = read(routes, envelope)
+    nested: dict[str, Any] = {"deep": 1, "deeper": 1, "deepest": 1}
+    for name, depth in (("deep", 8), ("deeper", 95), ("deepest", 300)):
+        for _ in range(depth):
+            nested[name] = [nested[name]]
+    letter = read(routes, OF_THE_CHASSIS | {"id": "a\0b", "half": "\ud800", "type": "\ud800", **nested})
+    assert json_format.Parse(json_format.MessageToJson(letter), DeadLetter()) == letter
+    assert {"deep", "shop"} <= set(letter.extensions.fields)
+    assert not {"deeper", "deepest"} & set(letter.extensions.fields)
     assert letter.summary.event_id == "a\N{REPLACEMENT CHARACTER}b"
-    assert json_format.MessageToJson(letter)
 
 
 values = st.recursive(

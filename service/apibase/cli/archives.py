@@ -6,7 +6,7 @@ import contextlib
 import os
 import warnings
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,10 +86,10 @@ class OpenArchive:
         with self._told():
             await self._replay.replay(letter, topic=topic, without_redacted_fields=without_redacted_fields)
 
-    async def delete(self, letter_ids: Sequence[str], before: datetime) -> None:
-        """Delete letters that came at that time or before it."""
+    async def delete(self, found: Sequence[Found]) -> None:
+        """Delete letters that have not come again since they were found."""
         with self._told():
-            await self._letters.delete(letter_ids, before=before)
+            await self._letters.delete(each.entry for each in found)
 
     async def close(self) -> None:
         """Close the connection."""

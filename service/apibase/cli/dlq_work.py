@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from apibase.cli.archives import Found, OpenArchive, Where, open_archives, resolve, search
@@ -83,7 +82,6 @@ def replay_letters(selection: Selection, options: ReplayOptions) -> None:
     """Publish letters again, or tell which would be. The exit code is 1 where one that is meant is not sent."""
 
     async def work(archives: Sequence[OpenArchive]) -> int:
-        started = datetime.now(UTC)
         waiting = selection.everything and not options.again
         plan: list[Planned] = []
         refused: list[tuple[Found, NotReplayable]] = []
@@ -102,7 +100,7 @@ def replay_letters(selection: Selection, options: ReplayOptions) -> None:
         _tell(plan, refused, yes=options.yes)
         if not options.yes:
             return 0
-        await _send(plan, options, started)
+        await _send(plan, options)
         return 1 if refused else 0
 
     _with_archives(selection, work)
@@ -112,12 +110,11 @@ def delete_letters(selection: Selection, *, yes: bool) -> None:
     """Delete letters, or tell which would be."""
 
     async def work(archives: Sequence[OpenArchive]) -> int:
-        before = datetime.now(UTC)
         chosen = await _chosen(archives, selection)
         console = stdout_console()
         if yes:
             for archive, found in _by_archive(chosen):
-                await archive.delete([each.entry.id for each in found], before)
+                await archive.delete(found)
             console.print(f"deleted {_letters(len(chosen))}")
             return 0
         if chosen:
@@ -129,7 +126,7 @@ def delete_letters(selection: Selection, *, yes: bool) -> None:
     _with_archives(selection, work)
 
 
-async def _send(plan: Sequence[Planned], options: ReplayOptions, started: datetime) -> None:
+async def _send(plan: Sequence[Planned], options: ReplayOptions) -> None:
     """Publish what is planned; a failure tells how far it came."""
     sent: list[Found] = []
     try:
@@ -140,7 +137,7 @@ async def _send(plan: Sequence[Planned], options: ReplayOptions, started: dateti
             sent.append(each.found)
             stdout_console().print(f"replayed {each.letter.id}", markup=False)
         for archive, replayed in _by_archive(sent if options.delete else []):
-            await archive.delete([found.entry.id for found in replayed], started)
+            await archive.delete(replayed)
     except StackError as error:
         if len(sent) == len(plan):
             error.add_note(f"all {_letters(len(sent))} are sent, but not all of them are deleted")
