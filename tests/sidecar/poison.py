@@ -89,6 +89,7 @@ POISON = {
     "no JSON": Poison(lambda mark, _: f"not JSON {mark}".encode(), THEIRS),
     "bytes": Poison(lambda mark, _: b"\xff\xfe\x00" + mark.encode(), THEIRS),
     "a list": Poison(lambda mark, _: json.dumps([mark]).encode(), THEIRS),
+    "nothing but null": Poison(lambda _mark, _type: b"null", THEIRS),
     "NaN": _text(THEIRS, '"data": {', '"data": {"load": NaN, '),
     "a NUL byte": _text(THEIRS, '"MARK"', '"MARK\x00"'),
     "cut off": Poison(lambda mark, type_: good(mark, type_)[:-5], THEIRS),

@@ -324,6 +324,8 @@ async def test_a_job_that_fails_follows_its_failure_policy(probe: Probe, dapr: s
 
 
 async def test_a_job_that_is_dropped_is_done_with(probe: Probe, dapr: str) -> None:
+    if dapr == "1.14":
+        pytest.skip("1.14 counts a run that it could not deliver, so a job that is due once may never run")
     await probe.turns("probe.v1.ProbeEvents.Hopeless", 1)
     # A job that fails comes again after a second; this one has not, when another that began with it has come three times.
     await probe.turns("tick", 5)

@@ -350,6 +350,16 @@ async def test_hostile_headers_of_a_record_block_no_subscription(
         assert (taken[0]["kafka"]["offset"], taken[0]["kafka"]["key"]) == (offset, "k"), "forged by no header"
 
 
+@pytest.mark.req("R3.4")
+async def test_null_with_a_trace_in_its_headers_ends_no_sidecar(depot: Depot, dapr: str) -> None:
+    if dapr == "1.14":
+        pytest.skip("1.14 can't leave headers out, so the record is not for it")
+    mark = uuid.uuid4().hex
+    headers = ((b"traceid", b"x"), (b"traceparent", b"x"), (b"tracestate", b"x"))
+    await depot.kafka.add("parcels", Record(b"null", None, headers), Record(good(mark, PARCEL)))
+    await depot.turns(mark)
+
+
 @pytest.mark.req("R6.4")
 @pytest.mark.parametrize(("name", "forged"), [("forged coordinates", "offset"), ("a forged key", "key")])
 async def test_a_header_forges_where_a_record_stands_unless_the_component_leaves_it_out(

@@ -33,7 +33,7 @@ async def ended(probe: Probe, topic: str, mark: str, record: bytes) -> str:
 
 
 @pytest.mark.req("R3.3", "R3.4", "R3.6")
-@pytest.mark.parametrize("topic", ["tasks", "batches"])
+@pytest.mark.parametrize("topic", ["tasks", pytest.param("batches", marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", POISON)
 async def test_poison_ends_where_the_table_says_and_the_next_good_event_is_handled(
     probe: Probe, name: str, topic: str
