@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +354,20 @@ async def test_a_burst_of_a_thousand_letters_is_archived_in_seconds(depot: Depot
     took = time.monotonic() - started
     assert len(await burst.find(DeadLetterFilter())) == 1000
     assert took < 20, f"{took:.1f} s"
+
+
+async def test_a_thousand_events_that_die_at_once_are_all_archived(depot: Depot) -> None:
+    ids = {f"d-{number}" for number in range(1000)}
+    wanted = DeadLetterFilter(code="NO_ADDRESS", since=datetime.now(UTC))
+    free = asyncio.Semaphore(32)
+
+    async def publish(id_: str) -> None:
+        async with free:
+            await depot.publish({"id": id_, "wish": "drop for good"})
+
+    await asyncio.gather(*map(publish, ids))
+
+    async def all_archived() -> bool:
+        return len(await depot.archive.find(wanted)) == len(ids)
+
+    await eventually(all_archived, within=60, what="1,000 letters are archived")
