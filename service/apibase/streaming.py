@@ -14,8 +14,7 @@ import random
 import time
 from collections import Counter
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import grpc
 from loguru import logger
@@ -23,17 +22,19 @@ from loguru import logger
 from apibase.errors import SidecarError, SidecarUnavailable
 from apibase.reasons import chassis_reason
 from apibase.routes import Incoming
+from apibase.stream_history import StreamHistory, as_sidecar_error, is_final
 from apibase.topic_dispatch import log_unreadable, topic_event
 from apibase.topic_stream import StreamEnded, TopicStream, UnreadableEvent
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
     from dapr.proto.runtime.v1 import appcallback_pb2
 
     from apibase.delivery import Status
+    from apibase.stream_history import StreamRequest
     from apibase.topic_dispatch import TopicDispatch
 
 State = Literal["connecting", "receiving", "closing", "closed"]
@@ -43,45 +44,13 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _OPENING_SECONDS = 90.0
 # How long daprd is given to end a stream that is half-closed: it waits for what it still has in flight.
 _SHORTEST_PARTING, _LONGEST_PARTING = 1.0, 5.0
+# How long handlers at work may take to be answered on a stream whose sidecar wants to go; without one it can't.
+_LEAVING_SECONDS = 5.0
 _CANCELLED_SECONDS = 1.0  # how long a handler may take to end once it is cancelled
-_SIDECAR_ERROR = chassis_reason(errors_pb2.ERROR_REASON_SIDECAR_ERROR)
 _INTERNAL = chassis_reason(errors_pb2.ERROR_REASON_INTERNAL)
-_FINAL_CODES = frozenset(
-    {
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-)
 
 _at_work: ContextVar[StreamingSubscription | None] = ContextVar("streaming_subscription", default=None)
 """The subscription whose handler is running."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamRequest:
-    """What daprd is asked for. `concurrency` is the most handlers at once, `handler_timeout` what each has, in seconds."""
-
-    pubsub_name: str
-    topic: str
-    dead_letter_topic: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    concurrency: int = 16
-    handler_timeout: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.pubsub_name or not self.topic:
-            raise ValueError(f"{self} has no {'topic' if self.pubsub_name else 'pub/sub'}: its name is empty")
-        if self.concurrency < 1:
-            raise ValueError(f"{self} has concurrency {self.concurrency}, so that nothing would be handled")
-        if self.handler_timeout is not None and not self.handler_timeout > 0:
-            raise ValueError(f"{self} has handler timeout {self.handler_timeout:g} s, so that nothing would be handled")
-
-    def __str__(self) -> str:
-        return f"the streaming subscription to topic {self.topic!r} of {self.pubsub_name!r}"
 
 
 class StreamingSubscription:
@@ -92,14 +61,16 @@ class StreamingSubscription:
     """
 
     def __init__(
-        self, request: StreamRequest, channel: grpc.aio.Channel, dispatch: TopicDispatch, *, grace: float = 20.0
+        self,
+        request: StreamRequest,
+        channel: grpc.aio.Channel,
+        dispatch: TopicDispatch,
+        leave: Callable[[], asyncio.Event],
+        *,
+        grace: float = 20.0,
     ) -> None:
         self.pubsub_name = request.pubsub_name
         self.topic = request.topic
-        self.reconnects = 0
-        """How often it was opened again after a stream was lost."""
-        self.last_error: SidecarError | None = None
-        """Why a stream was lost or could not be opened, last; it stays when the subscription is back."""
         self.verdicts: Counter[Status] = Counter()
         """How many events were answered with SUCCESS, RETRY and DROP."""
         self.untold = 0
@@ -107,15 +78,14 @@ class StreamingSubscription:
         self._request = request
         self._channel = channel
         self._dispatch = dispatch
+        self._leave = leave
         self._grace = grace
         self._receiving = asyncio.Event()
         self._closing = asyncio.Event()
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._slots = asyncio.Semaphore(request.concurrency)
         self._handlers: set[asyncio.Task[None]] = set()
-        self._was_open = False
-        self._away_since = time.monotonic()
-        self._told: set[grpc.StatusCode] = set()
+        self._history = StreamHistory(request)
         self._patience: asyncio.Timeout | None = None
         self._deadline = 0.0
         # Its own context: a subscription that is made in a handler does not inherit that call's deadline and trace.
@@ -129,6 +99,16 @@ class StreamingSubscription:
         if self._closing.is_set():
             return "closing"
         return "receiving" if self._receiving.is_set() else "connecting"
+
+    @property
+    def reconnects(self) -> int:
+        """How often it was opened again after a stream was lost."""
+        return self._history.reconnects
+
+    @property
+    def last_error(self) -> SidecarError | None:
+        """Why a stream was lost or could not be opened, last; it stays when the subscription is back."""
+        return self._history.last_error
 
     @property
     def in_flight(self) -> int:
@@ -191,7 +171,7 @@ class StreamingSubscription:
             self._first.result()
         if not self._receiving.is_set():
             error = self.last_error or SidecarUnavailable("the sidecar does not answer")
-            raise self._named(error, f"is not open after {within:g} s")
+            raise self._history.named(error, f"is not open after {within:g} s")
 
     async def _run(self) -> None:
         """Keep a stream open until the subscription is to be closed; whatever fails is told and tried again."""
@@ -202,9 +182,9 @@ class StreamingSubscription:
                 try:
                     await self._one_stream()
                 except (grpc.aio.AioRpcError, StreamEnded) as error:
-                    self._lost(_as_sidecar_error(error, component=self.pubsub_name))
+                    self._lost(as_sidecar_error(error, component=self.pubsub_name))
                 except Exception as error:  # noqa: BLE001 - whatever it is, the subscription goes on
-                    if grpc.StatusCode.INTERNAL not in self._told:
+                    if not self._history.is_away:
                         logger.exception("{} failed with an unexpected {}", self._request, type(error).__name__)
                     self._lost(SidecarError(grpc.StatusCode.INTERNAL, _INTERNAL, f"unexpected {type(error).__name__}"))
                 if time.monotonic() - started > _LONGEST_PAUSE:
@@ -219,32 +199,54 @@ class StreamingSubscription:
             self._receiving.clear()
             if not self._first.done():
                 self._first.set_result(None)
-            if self._was_open:
+            if self._history.was_open:
                 logger.info("{} is closed", self._request)
 
     async def _one_stream(self) -> None:
         """Open a stream and hand on what it brings, until it is lost, which raises, or the subscription is to be closed."""
+        leave = self._leave()
         stream = TopicStream(self._channel)
         closing = asyncio.ensure_future(self._closing.wait())
+        leaving = asyncio.ensure_future(leave.wait())
         receiving = asyncio.ensure_future(self._receive(stream))
         try:
-            await asyncio.wait({receiving, closing}, return_when=asyncio.FIRST_COMPLETED)
-            if receiving.cancelled():
-                raise StreamEnded("the connection to the sidecar was closed")
-            if not self._closing.is_set():
+            await asyncio.wait({receiving, closing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            stream.draining = True
+            if receiving.done() and not self._closing.is_set():
+                if receiving.cancelled():
+                    raise StreamEnded("the connection to the sidecar was closed")
                 receiving.result()
-            await self._finish_handlers()
-            left = self._deadline - asyncio.get_running_loop().time()
+            await self._settle(closing)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(max(left, _SHORTEST_PARTING), _LONGEST_PARTING)):
+                async with asyncio.timeout(self._parting_seconds):
                     await stream.half_close()
                     await asyncio.wait({receiving})
+            if not self._closing.is_set():
+                raise StreamEnded("the sidecar goes away")
         finally:
             self._receiving.clear()
             closing.cancel()
+            leaving.cancel()
             await stream.abandon()
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
+
+    async def _settle(self, closing: asyncio.Future[Any]) -> None:
+        """Let handlers at work finish before their stream is ended, as long as there is time for it."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LEAVING_SECONDS
+        while self._handlers and not closing.done() and (left := until - loop.time()) > 0:
+            waited: set[asyncio.Future[Any]] = {closing, *self._handlers}
+            await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if self._closing.is_set():
+            await self._finish_handlers()
+
+    @property
+    def _parting_seconds(self) -> float:
+        if not self._closing.is_set():
+            return _LONGEST_PARTING
+        left = self._deadline - asyncio.get_running_loop().time()
+        return min(max(left, _SHORTEST_PARTING), _LONGEST_PARTING)
 
     async def _receive(self, stream: TopicStream) -> None:
         """Open a stream, and take an event from it whenever a handler is free. Raises how it ended."""
@@ -262,11 +264,11 @@ class StreamingSubscription:
         self._opened()
         while True:
             await self._slots.acquire()
-            # What comes once the subscription is to be closed is left unanswered: daprd has it for the next one.
+            # What comes once the stream is to be ended is left unanswered: daprd has it for the next one.
             taken = False
             try:
                 event = await stream.read()
-                if not self._closing.is_set():
+                if not stream.draining and not self._closing.is_set():
                     self._start(self._handle(stream, event))
                     taken = True
             except UnreadableEvent as unreadable:
@@ -334,67 +336,19 @@ class StreamingSubscription:
             await asyncio.wait(self._handlers, timeout=_CANCELLED_SECONDS)
 
     def _opened(self) -> None:
-        if self._was_open:
-            self.reconnects += 1
-        if self._told:
-            logger.info("{} is {} after {:.1f} s", self._request, self._back, time.monotonic() - self._away_since)
-        else:
-            logger.info("{} is open", self._request)
-        self._was_open = True
-        self._told.clear()
+        self._history.opened()
         self._receiving.set()
         if not self._first.done():
             self._first.set_result(None)
 
     def _lost(self, error: SidecarError) -> None:
-        """Remember and tell why there is no stream: once, and once more where it turns out that waiting does not mend it."""
-        self.last_error = error
-        final = _is_final(error)
-        if final and not self._first.done():
-            self._first.set_exception(self._named(error, "is refused"))
+        if self._first.done():
+            self._history.lost(error)
+        elif is_final(error):
+            self._history.last_error = error
+            self._first.set_exception(self._history.named(error, "is refused"))
             self._first.exception()  # nobody may wait for it any more
             self._closing.set()
-            return
-        if not self._first.done():
+        else:
+            self._history.lost(error)
             self._first.set_result(None)
-        if not self._told:
-            self._away_since = time.monotonic()
-        if not self._told or (final and error.code not in self._told):
-            logger.warning(
-                "{} {}, and is tried again until it is {}: {}",
-                self._request,
-                "is lost" if self._was_open else "can't be opened",
-                self._back,
-                error.message,
-            )
-        self._told.add(error.code)
-
-    @property
-    def _back(self) -> str:
-        return "back" if self._was_open else "open"
-
-    def _named(self, error: SidecarError, what: str) -> SidecarError:
-        """Return an error that says which subscription it concerns."""
-        message = f"{self._request} {what}: {error.message}"
-        if isinstance(error, SidecarUnavailable):
-            return SidecarUnavailable(message)
-        return SidecarError(error.code, error.reason, message, component=self.pubsub_name)
-
-
-def _is_final(error: SidecarError) -> bool:
-    """Whether it is for somebody to mend, not for time."""
-    # daprd answers INVALID_ARGUMENT also while it shuts down, and UNKNOWN where scopes forbid the topic.
-    if "subscriber is closed" in error.message:
-        return False
-    return error.code in _FINAL_CODES or "is not allowed" in error.message
-
-
-def _as_sidecar_error(error: grpc.aio.AioRpcError | StreamEnded, *, component: str) -> SidecarError:
-    if isinstance(error, StreamEnded):
-        return SidecarUnavailable(str(error))
-    details = error.details() or error.code().name
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return SidecarUnavailable(details)
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        details = f"the sidecar has no streaming subscriptions, which came with Dapr 1.14 ({details})"
-    return SidecarError(error.code(), _SIDECAR_ERROR, details, component=component)

@@ -11,11 +11,13 @@ from google.protobuf.message import Message
 from loguru import logger
 
 from apibase.clients import Sidecar
+from apibase.connection_watch import ConnectionWatch
 from apibase.contract import ContractError
 from apibase.deadline import deadline
+from apibase.errors import SidecarError
 from apibase.routes import RouteTable, TopicRoute, contract_handler
 from apibase.sdk_requests import settle
-from apibase.streaming import StreamingSubscription, StreamRequest
+from apibase.streaming import StreamingSubscription
 from apibase.threads import as_async
 from apibase.topic_dispatch import TopicDispatch
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from apibase.events import EventContext
     from apibase.routes import Handler, Incoming
     from apibase.settings import Settings
+    from apibase.stream_history import StreamRequest
 
 T = TypeVar("T")
 
@@ -48,6 +51,7 @@ class StreamingSubscriptions:
         # is larger than the app takes must come through to be refused: gRPC would end the stream, and again the next one.
         most = min(settings.max_message_bytes * _HEADROOM + _ENVELOPE, 2**31 - 1)
         self._sidecar = Sidecar(settings.model_copy(update={"max_message_bytes": most}))
+        self._watch = ConnectionWatch(self._sidecar.channel)
         self._open: dict[tuple[str, str], StreamingSubscription] = {}
         self._closed = False
 
@@ -72,18 +76,21 @@ class StreamingSubscriptions:
         table.add_topic(route)
         dispatch = TopicDispatch(table, self._topics, self._settings.max_message_bytes)
         subscription = StreamingSubscription(
-            request, self._sidecar.channel(), dispatch, grace=self._settings.drain_timeout
+            request, self._sidecar.channel(), dispatch, self._watch.leave, grace=self._settings.drain_timeout
         )
         key = (request.pubsub_name, request.topic)
         self._open[key] = subscription
-        subscription.on_closed(lambda _subscription: self._open.pop(key, None))
+        subscription.on_closed(self._forget)
         try:
             if open_within is None:
                 await subscription.tried(deadline.bound(self._settings.call_timeout) or 0.0)
             else:
                 await subscription.opened(open_within)
-        except BaseException:
-            subscription.begin_close(0.0)  # it ends by itself: nobody may be there to wait for it
+        except SidecarError:
+            await subscription.close(0.0)
+            raise
+        except asyncio.CancelledError:
+            subscription.begin_close(0.0)  # who is cancelled does not wait for its end
             raise
         return subscription
 
@@ -91,7 +98,13 @@ class StreamingSubscriptions:
         """Close all of them within `grace` seconds, and the connection; none is made any more."""
         self._closed = True
         await asyncio.gather(*(subscription.close(grace) for subscription in self.all))
+        self._watch.stop()
         await self._sidecar.close()
+
+    def _forget(self, subscription: StreamingSubscription) -> None:
+        del self._open[subscription.pubsub_name, subscription.topic]
+        if not self._open:
+            self._watch.stop()
 
     def _check(self, request: StreamRequest) -> None:
         if self._closed:

@@ -50,6 +50,8 @@ class TopicStream:
             request_serializer=api_v1.SubscribeTopicEventsRequestAlpha1.SerializeToString,
             response_deserializer=None,
         )
+        self.draining = False
+        """Whether its end is coming, so that no event is taken from it any more."""
         self._call: grpc.aio.StreamStreamCall[Any, Any] = method()
         self._first: appcallback_pb2.TopicEventRequest | UnreadableEvent | None = None
         # As long as what daprd has in flight: it sends no more than that.

@@ -104,7 +104,7 @@ async def test_a_refusal_that_no_waiting_mends_is_raised_and_leaves_nothing(
     assert caught.value.code is code
     assert details in caught.value.message
     assert ("came with Dapr 1.14" in caught.value.message) is (code is Code.UNIMPLEMENTED)
-    await eventually(lambda: app.streaming_subscriptions == [])
+    assert app.streaming_subscriptions == []
     assert dapr.taken == 1
 
 
@@ -148,7 +148,7 @@ async def test_a_sidecar_that_is_away_is_an_error_where_that_was_asked_for(app: 
         await app.subscribe_stream("events", "desk", ignore, open_within=0.3)
 
     assert caught.value.retryable
-    await eventually(lambda: app.streaming_subscriptions == [])
+    assert app.streaming_subscriptions == []
 
 
 async def test_open_within_waits_through_failures(app: App, dapr: StreamingDapr) -> None:
@@ -381,6 +381,79 @@ async def test_a_connection_that_is_closed_under_it_is_opened_again(
     await second.send(event_frame("e-1"))
     await second.told(("e-1", "SUCCESS"))
     assert subscription.reconnects == 1
+
+
+async def test_a_sidecar_that_wants_to_go_is_let_go_after_the_handlers_at_work(
+    app: App, settings: Settings, log: Log
+) -> None:
+    gate = Gate()
+    async with StreamingDapr(settings.sidecar_address) as dapr:
+        opening = asyncio.ensure_future(app.subscribe_stream("events", "desk", gate))
+        stream = await dapr.next_stream()
+        subscription = await opening
+        await stream.send(event_frame("e-1"))
+        await eventually(lambda: gate.entered)
+        assert dapr._server is not None
+        watched = app._streaming._watch._leave
+        going = asyncio.ensure_future(dapr._server.stop(30))  # GOAWAY, and then it waits for the stream
+        await eventually(lambda: app._streaming._watch._leave is not watched)
+        await asyncio.sleep(0)
+        await stream.send(event_frame("late"))
+        assert (stream.half_closed, subscription.state) == (False, "receiving")
+
+        gate.open.set()
+        await asyncio.wait_for(going, 5)
+
+        await stream.told(("e-1", "SUCCESS"))
+        assert stream.half_closed
+        assert gate.entered == ["e-1"]
+    async with StreamingDapr(settings.sidecar_address) as dapr:
+        stream = await dapr.next_stream()
+        await stream.send(event_frame("e-2"))
+        await stream.told(("e-2", "SUCCESS"))
+        assert log.one(level="WARNING")["message"].endswith(": the sidecar goes away")
+        await subscription.close()
+
+
+async def test_a_sidecar_that_wants_to_go_does_not_wait_for_a_handler_without_end(
+    app: App, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming_module, "_LEAVING_SECONDS", 0.1)
+    gate = Gate()
+    async with StreamingDapr(settings.sidecar_address) as dapr:
+        opening = asyncio.ensure_future(app.subscribe_stream("events", "desk", gate))
+        stream = await dapr.next_stream()
+        subscription = await opening
+        await stream.send(event_frame("e-1"))
+        await eventually(lambda: gate.entered)
+        assert dapr._server is not None
+
+        await asyncio.wait_for(dapr._server.stop(30), 5)
+
+        assert (stream.half_closed, stream.verdicts, subscription.in_flight) == (True, [], 1)
+        gate.open.set()
+        await eventually(lambda: subscription.untold == 1)
+        assert not gate.cancelled
+        await subscription.close()
+
+
+async def test_closing_while_the_sidecar_wants_to_go_keeps_to_its_grace(app: App, settings: Settings) -> None:
+    gate = Gate()
+    async with StreamingDapr(settings.sidecar_address) as dapr:
+        opening = asyncio.ensure_future(app.subscribe_stream("events", "desk", gate))
+        stream = await dapr.next_stream()
+        subscription = await opening
+        await stream.send(event_frame("e-1"))
+        await eventually(lambda: gate.entered)
+        assert dapr._server is not None
+        watched = app._streaming._watch._leave
+        going = asyncio.ensure_future(dapr._server.stop(30))
+        await eventually(lambda: app._streaming._watch._leave is not watched)
+
+        await asyncio.wait_for(subscription.close(0.1), 3)
+
+        assert gate.cancelled == ["e-1"]
+        await asyncio.wait_for(going, 5)
 
 
 async def test_a_sidecar_that_restarts_is_found_again(app: App, settings: Settings) -> None:
