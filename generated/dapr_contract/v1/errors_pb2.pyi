@@ -36,7 +36,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The call does not carry the app's token, so it does not come from its sidecar."""
     ERROR_REASON_CALLER_NOT_ALLOWED: _ErrorReason.ValueType  # 5
     """The contract does not let the app that calls, or an app that is not named, call the method; or an app called as only a
-    sidecar may. Metadata: caller, method.
+    sidecar may. Metadata: caller, and the method of an rpc.
     """
     ERROR_REASON_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 6
     """The contract has the method, the service does not implement it."""
@@ -97,7 +97,7 @@ ERROR_REASON_APP_TOKEN_REFUSED: ErrorReason.ValueType  # 4
 """The call does not carry the app's token, so it does not come from its sidecar."""
 ERROR_REASON_CALLER_NOT_ALLOWED: ErrorReason.ValueType  # 5
 """The contract does not let the app that calls, or an app that is not named, call the method; or an app called as only a
-sidecar may. Metadata: caller, method.
+sidecar may. Metadata: caller, and the method of an rpc.
 """
 ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 6
 """The contract has the method, the service does not implement it."""
