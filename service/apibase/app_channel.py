@@ -14,7 +14,7 @@ from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 from grpc_status import rpc_status
 from loguru import logger
 
-from apibase.app_token import TOKEN_HEADER, headers_without_token
+from apibase.app_token import TOKEN_HEADER
 from apibase.callers import CALLER_HEADER, forged, is_relayed
 from apibase.delivery import deliver_directly
 from apibase.errors import ServiceError, to_status, too_large_request
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from apibase.app_token import AppToken
     from apibase.delivery import TopicDelivery
     from apibase.invocation import Invocations
-    from apibase.routes import Route, RouteTable
+    from apibase.routes import Headers, Route, RouteTable
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -63,11 +63,11 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
 
     async def OnInvoke(self, request: common_pb2.InvokeRequest, context: Context) -> common_pb2.InvokeResponse:
         """Answer a call of a method by its name."""
-        headers = await self._admit(context)
+        headers, all_headers = await self._admit(context)
         with call_context(headers):
             try:
                 self._check_size(request.data.value)
-                return await self._invocations.answer(request, context)
+                return await self._invocations.answer(request, headers, all_headers, context)
             except ServiceError as error:
                 await _abort(context, error)
 
@@ -85,9 +85,9 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         self, request: appcallback_pb2.TopicEventRequest, context: Context
     ) -> appcallback_pb2.TopicEventResponse:
         """Handle one event and give the verdict."""
-        headers = await self._admit(context)
+        headers, all_headers = await self._admit(context)
         event = topic_event(request, request.pubsub_name, request.topic, headers)
-        incoming = Incoming(event, request.data, request, headers_without_token(context))
+        incoming = Incoming(event, request.data, request, all_headers)
         return appcallback_pb2.TopicEventResponse(status=await self._deliver(incoming, request.path, context))
 
     async def OnUnreadableEvent(
@@ -102,8 +102,7 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         self, request: appcallback_pb2.TopicEventBulkRequest, context: Context
     ) -> appcallback_pb2.TopicEventBulkResponse:
         """Handle a batch concurrently, with a verdict for each entry: a missing one would count as RETRY."""
-        headers = await self._admit(context)
-        all_headers = headers_without_token(context)
+        headers, all_headers = await self._admit(context)
 
         async def status(
             entry: appcallback_pb2.TopicEventBulkRequestEntry,
@@ -122,31 +121,36 @@ class AppChannelServicer(appcallback_pb2_grpc.AppCallbackServicer):
         self, request: appcallback_pb2.BindingEventRequest, context: Context
     ) -> appcallback_pb2.BindingEventResponse:
         """Handle one event of an input binding; an error goes back to the component."""
-        headers = await self._admit(context)
+        headers, all_headers = await self._admit(context)
         event = EventContext(kind="binding", source=request.name, metadata=dict(request.metadata), headers=headers)
         route = self._routes.bindings.get(request.name)
-        await self._handle(route, Incoming(event, request.data, request, headers_without_token(context)), context)
+        await self._handle(route, Incoming(event, request.data, request, all_headers), context)
         return appcallback_pb2.BindingEventResponse()
 
     async def OnJobEvent(
         self, request: appcallback_pb2.JobEventRequest, context: Context
     ) -> appcallback_pb2.JobEventResponse:
         """Run a job; an error makes the scheduler follow the job's failure policy."""
-        headers = await self._admit(context)
+        headers, all_headers = await self._admit(context)
         event = EventContext(kind="job", source=request.name, content_type=request.content_type, headers=headers)
         route = self._routes.jobs.get(request.name)
-        await self._handle(route, Incoming(event, request.data.value, request, headers_without_token(context)), context)
+        await self._handle(route, Incoming(event, request.data.value, request, all_headers), context)
         return appcallback_pb2.JobEventResponse()
 
-    async def _admit(self, context: Context) -> Mapping[str, str]:
-        """Check the app's token and return the text headers of daprd's call without it: a context may be logged."""
-        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    async def _admit(self, context: Context) -> tuple[Mapping[str, str], Headers]:
+        """Check the app's token; return the text headers of daprd's call, and all of them as they came.
+
+        Both are without the token: a handler may log them.
+        """
+        given = context.invocation_metadata() or ()
+        headers = {key: value for key, value in given if isinstance(value, str)}
         try:
             self._token.check(headers)
         except ServiceError as error:
             await _abort(context, error)
-        headers.pop(TOKEN_HEADER, None)
-        return headers
+        if headers.pop(TOKEN_HEADER, None) is None:
+            return headers, tuple(given)
+        return headers, tuple(header for header in given if header[0] != TOKEN_HEADER)
 
     def _check_size(self, data: bytes) -> None:
         if len(data) > self._max_data_bytes:

@@ -17,16 +17,9 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
-    from apibase.routes import Headers
-
     Context = grpc.aio.ServicerContext[Any, Any]
 
 TOKEN_HEADER = "dapr-api-token"  # noqa: S105 - a header's name
-
-
-def headers_without_token(context: Context) -> Headers:
-    """Return all headers of a call but the token: what handlers get may be logged."""
-    return tuple((key, value) for key, value in context.invocation_metadata() or () if key != TOKEN_HEADER)
 
 
 class AppToken:

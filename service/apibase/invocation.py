@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from dapr.proto import common_v1
 
-from apibase.app_token import headers_without_token
 from apibase.delivery import call
 from apibase.errors import ServiceError
 from apibase.events import EventContext
@@ -43,15 +42,18 @@ class Invocations:
     def __init__(self, methods: Mapping[str, Route]) -> None:
         self._methods = methods
 
-    async def answer(self, request: common_pb2.InvokeRequest, context: Context) -> common_pb2.InvokeResponse:
-        """Call the method that the request names and return its answer. Raises what the caller is told, as `ServiceError`."""
+    async def answer(
+        self, request: common_pb2.InvokeRequest, headers: Mapping[str, str], all_headers: Headers, context: Context
+    ) -> common_pb2.InvokeResponse:
+        """Call the method that the request names and return its answer. Raises what the caller is told, as `ServiceError`.
+
+        `headers` are the text ones among `all_headers`; neither has the app's token.
+        """
         started = time.perf_counter()
         route = self._methods.get(request.method)
         if route is None:
             reason = chassis_reason(errors_pb2.ERROR_REASON_NO_SUCH_METHOD)
             raise ServiceError(grpc.StatusCode.UNIMPLEMENTED, reason, f"this app has no method {request.method!r}")
-        all_headers = headers_without_token(context)
-        headers = {key: value for key, value in all_headers if isinstance(value, str)}
         event = EventContext(
             kind="method",
             source=headers.get("dapr-caller-app-id", ""),
