@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from apibase.app import App
     from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateItem, StateManager
     from apibase.contract import ContractError
-    from apibase.dead_letter_archive import DeadLetterArchive, DeadLetterFilter
-    from apibase.dead_letter_replay import DeadLetterReplay, NotReplayable
+    from apibase.contract.reasons import ErrorReasons
+    from apibase.dead_letters.archive import DeadLetterArchive, DeadLetterFilter
+    from apibase.dead_letters.replay import DeadLetterReplay, NotReplayable
     from apibase.entry import run
     from apibase.errors import (
         Conflict,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
         SidecarUnavailable,
     )
     from apibase.events import EventContext
-    from apibase.reasons import ErrorReasons
     from apibase.sdk_requests import (
         BindingRequest,
         ConstantFailurePolicy,
@@ -49,12 +49,12 @@ _HOME = {
     "Conflict": "errors",
     "ConstantFailurePolicy": "sdk_requests",
     "ContractError": "contract",
-    "DeadLetterArchive": "dead_letter_archive",
-    "DeadLetterFilter": "dead_letter_archive",
-    "DeadLetterReplay": "dead_letter_replay",
+    "DeadLetterArchive": "dead_letters.archive",
+    "DeadLetterFilter": "dead_letters.archive",
+    "DeadLetterReplay": "dead_letters.replay",
     "Drop": "errors",
     "DropFailurePolicy": "sdk_requests",
-    "ErrorReasons": "reasons",
+    "ErrorReasons": "contract.reasons",
     "EventContext": "events",
     "FailurePolicy": "sdk_requests",
     "FieldViolation": "errors",
@@ -63,7 +63,7 @@ _HOME = {
     "InvokeMethodResponse": "sdk_requests",
     "Job": "sdk_requests",
     "JobEvent": "sdk_requests",
-    "NotReplayable": "dead_letter_replay",
+    "NotReplayable": "dead_letters.replay",
     "PubSubPublisher": "clients",
     "Retry": "errors",
     "Rule": "sdk_requests",

@@ -18,11 +18,11 @@ from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
 from apibase.app_token import AppToken
 from apibase.callback_requests import callback_handlers
 from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateManager
-from apibase.components import check_components, check_deduplication_store, deduplicates
 from apibase.contract import ContractError, servicer_contract
-from apibase.dead_letter_archive import DeadLetterArchive
-from apibase.dead_letter_subscription import archive_dead_letters, check_dead_letter_store
+from apibase.contract.components import check_components, check_deduplication_store, deduplicates
 from apibase.dead_letters import DeadLetters
+from apibase.dead_letters.archive import DeadLetterArchive
+from apibase.dead_letters.subscription import archive_dead_letters, check_dead_letter_store
 from apibase.decorators import Decorators, ServerOptions
 from apibase.deduplication import Deduplicator
 from apibase.delivery import TopicDelivery
@@ -34,8 +34,8 @@ from apibase.jobs import JobRegistrar
 from apibase.observability import configure_logging, flush_logs
 from apibase.routes import RouteTable
 from apibase.settings import Settings
-from apibase.stream_history import StreamRequest
-from apibase.streaming_subscriptions import StreamingSubscriptions
+from apibase.streaming.history import StreamRequest
+from apibase.streaming.subscriptions import StreamingSubscriptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

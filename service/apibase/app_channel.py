@@ -16,11 +16,11 @@ from loguru import logger
 
 from apibase.app_token import TOKEN_HEADER
 from apibase.callers import CALLER_HEADER, forged, is_relayed
+from apibase.contract.reasons import chassis_reason
 from apibase.delivery import deliver_directly
 from apibase.errors import ServiceError, to_status, too_large_request
 from apibase.events import EventContext
 from apibase.observability import call_context
-from apibase.reasons import chassis_reason
 from apibase.routes import Incoming
 from apibase.settings import DEFAULT_MAX_BYTES
 from apibase.topic_dispatch import TopicDispatch, log_unreadable, sized, topic_event

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from apibase.contract.reasons import chassis_reason
 from apibase.errors import ServiceError
-from apibase.reasons import chassis_reason
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from dapr.proto.runtime.v1 import appcallback_pb2
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
 
+from apibase.contract.reasons import chassis_reason
 from apibase.errors import Drop, LeftToSidecar
 from apibase.message_json import from_json
 from apibase.observability.redaction import marked_names
-from apibase.reasons import chassis_reason
 from apibase.validation import validate
 from dapr_contract.v1 import errors_pb2
 

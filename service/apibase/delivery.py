@@ -30,6 +30,7 @@ import grpc
 from loguru import logger
 
 from apibase.cancellation import is_cancelled
+from apibase.contract.reasons import chassis_reason
 from apibase.dead_letters import Death
 from apibase.deadline import deadline
 from apibase.decoding import decode
@@ -37,7 +38,6 @@ from apibase.deduplication import ClaimLost, Repetition
 from apibase.errors import Drop, InvalidRequest, LeftToSidecar, Retry, ServiceError, SidecarError, TooLarge
 from apibase.failures import tell
 from apibase.observability import log_outcome
-from apibase.reasons import chassis_reason
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:

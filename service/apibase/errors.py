@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from apibase.reasons import Reason, chassis_reason
+from apibase.contract.reasons import Reason, chassis_reason
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from apibase.app_token import AppToken
 from apibase.callers import CallerCheck, named_callers
 from apibase.cancellation import is_cancelled
 from apibase.contract import is_implemented, request_class, response_class
+from apibase.contract.reasons import chassis_reason
 from apibase.deadline import deadline
 from apibase.errors import FieldViolation, InvalidRequest, ServiceError, to_status, too_large_request
 from apibase.failures import tell
 from apibase.observability import call_context, log_outcome
-from apibase.reasons import chassis_reason
 from apibase.settings import DEFAULT_MAX_BYTES
 from apibase.validation import validate
 from dapr_contract.v1 import errors_pb2

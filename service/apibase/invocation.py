@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from dapr.proto import common_v1
 
+from apibase.contract.reasons import chassis_reason
 from apibase.delivery import call
 from apibase.errors import ServiceError
 from apibase.events import EventContext
 from apibase.failures import tell
 from apibase.observability import log_outcome
-from apibase.reasons import chassis_reason
 from apibase.routes import Incoming
 from dapr_contract.v1 import errors_pb2
 

@@ -20,8 +20,8 @@ from apibase.contract import (
     servicer_contract,
     where,
 )
+from apibase.contract.match_guard import guarded
 from apibase.decoding import decode
-from apibase.match_guard import guarded
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor

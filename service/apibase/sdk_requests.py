@@ -17,9 +17,9 @@ from dapr.proto.common.v1 import common_pb2
 from dapr.proto.runtime.v1 import appcallback_pb2
 from google.protobuf.message import Message
 
+from apibase.contract.reasons import chassis_reason
 from apibase.errors import Drop, Retry, ServiceError
 from apibase.invocation import Answer
-from apibase.reasons import chassis_reason
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from apibase.local.cache import cache_folder, ensure
-from apibase.local.child import run_logged, tail
+from apibase.local.binaries.cache import cache_folder, ensure
+from apibase.local.binaries.child import run_logged, tail
+from apibase.local.binaries.go_tool import build_environment, find_go
+from apibase.local.binaries.pinned import digest, host_platform, tools_folder
+from apibase.local.binaries.report import ToolMissing, to_stderr
 from apibase.local.errors import with_tail
-from apibase.local.go_tool import build_environment, find_go
-from apibase.local.pinned import digest, host_platform, tools_folder
-from apibase.local.report import ToolMissing, to_stderr
 
 _PACKAGE = "github.com/bojand/ghz/cmd/ghz"
 _LEAST_GO = (1, 23)

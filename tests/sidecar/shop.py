@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from apibase import ServiceInvocationClient, Settings, Sidecar
-from apibase.local.dapr_tool import SERIES
+from apibase.local.binaries.dapr_tool import SERIES
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology

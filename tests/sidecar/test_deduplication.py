@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from apibase import Conflict, Settings, Sidecar, SidecarError, StateManager
-from apibase.codegen import generate
+from apibase.contract.codegen import generate
 from apibase.deduplication import Busy, Claim, ClaimLost, Deduplicator, Repetition
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack

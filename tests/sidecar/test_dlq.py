@@ -19,8 +19,8 @@ import pytest_asyncio
 from google.protobuf import json_format
 
 from apibase import Settings, Sidecar, StateManager
-from apibase.codegen import generate
-from apibase.dead_letter_archive import DeadLetterArchive, DeadLetterFilter
+from apibase.contract.codegen import generate
+from apibase.dead_letters.archive import DeadLetterArchive, DeadLetterFilter
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology

@@ -18,7 +18,7 @@ from dapr.proto.common.v1 import common_pb2
 from dapr.proto.runtime.v1 import dapr_pb2_grpc, invoke_pb2
 
 from apibase import Settings, Sidecar
-from apibase.codegen import generate
+from apibase.contract.codegen import generate
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology

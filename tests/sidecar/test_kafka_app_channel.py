@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from apibase import Settings, Sidecar
-from apibase.codegen import generate
+from apibase.contract.codegen import generate
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology

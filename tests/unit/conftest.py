@@ -18,7 +18,7 @@ import pytest
 from loguru import logger
 
 from apibase import Settings
-from apibase.codegen import generate
+from apibase.contract.codegen import generate
 from apibase.inbound import rpc_handlers
 from apibase.observability import configure_logging, flush_logs
 from tests.unit.fake_dapr import FakeDapr

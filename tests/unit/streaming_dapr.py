@@ -10,7 +10,7 @@ import grpc
 from dapr.proto import api_v1, appcallback_v1
 from google.protobuf import struct_pb2
 
-from apibase.topic_stream import METHOD
+from apibase.streaming.stream import METHOD
 from tests.unit.fake_dapr import FakeDapr, eventually
 
 Context = grpc.aio.ServicerContext

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apibase.codegen import generate
+from apibase.contract.codegen import generate
 from tests.unit.fake_dapr import FakeDapr
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from apibase import ContractError
-from apibase.match_guard import guarded
+from apibase.contract.match_guard import guarded
 from apibase.routes import DEFAULT_PATH, GENERIC_EVENT_TYPE, Incoming, JobRoute, Route, RouteTable, TopicRoute
 from tests.unit.app_channels import Listener, topic_event
 

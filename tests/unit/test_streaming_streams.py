@@ -11,10 +11,11 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc.aio import _call as grpc_call
 
 from apibase import App, EventContext, Settings, SidecarError, SidecarUnavailable, StreamingSubscription
-from apibase import streaming as streaming_module
-from apibase.topic_stream import TopicStream
+from apibase.streaming import subscription as streaming_module
+from apibase.streaming.stream import TopicStream
 from tests.unit.conftest import Log
 from tests.unit.fake_dapr import eventually
 from tests.unit.streaming_dapr import INITIAL, PlayedStream, StreamingDapr, event_frame
@@ -128,6 +129,27 @@ async def test_what_time_may_mend_is_tried_again_until_it_is_open(
     assert "is open after" in log.one(level="INFO")["message"]
     await stream.send(event_frame("e-1"))
     await stream.told(("e-1", "SUCCESS"))
+
+
+async def test_a_refusal_whose_status_is_lost_by_grpc_is_asked_for_again(
+    app: App, dapr: StreamingDapr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = [grpc.aio.AioRpcError(Code.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), "Internal error from Core")]
+    write = grpc_call.StreamStreamCall.write
+
+    async def fail_once(call: Any, request: object) -> None:
+        if lost:
+            raise lost.pop()
+        await write(call, request)
+
+    monkeypatch.setattr(grpc_call.StreamStreamCall, "write", fail_once)
+    opening = asyncio.ensure_future(app.subscribe_stream("events", "desk", ignore))
+    await eventually(lambda: dapr.taken == 2)
+    for _ in range(2):
+        (await dapr.next_stream(accept=False)).end(Code.UNAUTHENTICATED, "api token mismatch")
+
+    with pytest.raises(SidecarError, match="api token mismatch"):
+        await opening
 
 
 @pytest.mark.req("R1.5")

@@ -15,8 +15,8 @@ from dapr.conf.helpers import GrpcEndpoint
 from pydantic import SecretStr
 
 from apibase.clients import Sidecar, StateManager
-from apibase.dead_letter_archive import DeadLetterArchive
-from apibase.dead_letter_replay import DeadLetterReplay
+from apibase.dead_letters.archive import DeadLetterArchive
+from apibase.dead_letters.replay import DeadLetterReplay
 from apibase.errors import SidecarError
 from apibase.local.errors import StackError
 from apibase.local.ports import LOOPBACK
@@ -27,7 +27,7 @@ from apibase.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from apibase.dead_letter_archive import DeadLetterFilter
+    from apibase.dead_letters.archive import DeadLetterFilter
     from apibase.local.project import Project
     from dapr_contract.v1.dead_letters_pb2 import DeadLetter, DeadLetterEntry
 

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from apibase.cli.choices import TopologyFile, find_project
 from apibase.cli.console import stderr_console, stdout_console
 from apibase.cli.runner import Interruption, run_command
-from apibase.evolution import acceptable, breaks
+from apibase.contract.evolution import acceptable, breaks
 from apibase.local.errors import StackError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 from apibase.cli.choices import DaprSeries, Replicas, TopologyFile, find_project, load_function, read_replicas
 from apibase.cli.console import Progress, beside, stderr_console, stdout_console
 from apibase.cli.runner import Interruption, run_command
-from apibase.local.dapr_tool import SERIES
+from apibase.local.binaries.dapr_tool import SERIES
 from apibase.local.demo import DemoContext
 from apibase.local.errors import StackError
 from apibase.local.options import StackOptions

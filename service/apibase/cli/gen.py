@@ -29,7 +29,7 @@ def gen(
 
     Imports such as dapr_contract/v1, buf/validate and google/type come with the installed packages.
     """
-    from apibase.codegen import CodegenError, generate  # noqa: PLC0415 - only where it is needed
+    from apibase.contract.codegen import CodegenError, generate  # noqa: PLC0415 - only where it is needed
 
     try:
         if check:

@@ -18,7 +18,7 @@ from apibase.contract import (
     event_options,
     where,
 )
-from apibase.positions import lines_taken_from
+from apibase.contract.positions import lines_taken_from
 from apibase.routes import RouteTable
 from dapr_contract.v1 import annotations_pb2
 

@@ -13,7 +13,7 @@ import typer
 from apibase.cli.choices import TopologyFile, find_project
 from apibase.cli.console import Progress, stderr_console, stdout_console
 from apibase.cli.runner import Interruption, run_command
-from apibase.local.dapr_tool import SERIES
+from apibase.local.binaries.dapr_tool import SERIES
 from apibase.local.errors import NoStack, StackError
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack

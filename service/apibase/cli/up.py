@@ -13,7 +13,7 @@ from apibase.cli.console import Progress, beside, stack_table, stdout_console
 from apibase.cli.first_call import suggest_call
 from apibase.cli.log_lines import LogPrinter
 from apibase.cli.runner import Interruption, run_command
-from apibase.local.dapr_tool import SERIES
+from apibase.local.binaries.dapr_tool import SERIES
 from apibase.local.errors import StackError
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack

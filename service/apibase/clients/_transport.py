@@ -18,10 +18,10 @@ from dapr.conf.helpers import GrpcEndpoint
 from dapr.proto import api_service_v1, api_v1
 from loguru import logger
 
+from apibase.contract.reasons import chassis_reason
 from apibase.deadline import deadline
 from apibase.errors import SidecarError, SidecarUnavailable
 from apibase.observability import outbound_headers
-from apibase.reasons import chassis_reason
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:

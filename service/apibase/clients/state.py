@@ -12,9 +12,9 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from apibase.clients._transport import sidecar_call
+from apibase.contract.reasons import chassis_reason
 from apibase.errors import Conflict, SidecarError, SidecarUnavailable
 from apibase.message_json import from_json
-from apibase.reasons import chassis_reason
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from apibase.local.dapr_tool import SERIES
+from apibase.local.binaries.dapr_tool import SERIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

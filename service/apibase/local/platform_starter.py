@@ -7,13 +7,13 @@ from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from apibase.local.backends import Backend
+from apibase.local.backends.kafka import plan_kafka
+from apibase.local.backends.postgres import plan_postgres
+from apibase.local.backends.redis import plan_redis
 from apibase.local.control_plane import plan_placement, plan_scheduler
 from apibase.local.errors import StackError
 from apibase.local.events import Role
-from apibase.local.kafka import plan_kafka
 from apibase.local.ports import LOOPBACK, PortPool
-from apibase.local.postgres import plan_postgres
-from apibase.local.redis import plan_redis
 from apibase.local.sidecar import Platform, write_name_resolution
 from apibase.local.supervisor import Phase, Supervisor, together
 

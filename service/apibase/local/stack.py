@@ -11,6 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from apibase.local.backends import Backend, address_variables, to_embed
+from apibase.local.backends.table_gate import TableGate
 from apibase.local.components import components_of
 from apibase.local.errors import ChildDied, StackError
 from apibase.local.events import Event, EventKind, Role
@@ -24,7 +25,6 @@ from apibase.local.run_folder import make_run_folder, remove_run_folder
 from apibase.local.stack_note import note
 from apibase.local.state_file import StateFile
 from apibase.local.supervisor import Phase, Supervisor, together
-from apibase.local.table_gate import TableGate
 from apibase.local.toolbox import Toolbox, find_tools
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from apibase import Settings, Sidecar, StateManager
-from apibase.dead_letter_archive import DeadLetterArchive
+from apibase.dead_letters.archive import DeadLetterArchive
 from dapr_contract.v1.dead_letters_pb2 import DeadLetter
 
 

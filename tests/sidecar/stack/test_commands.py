@@ -16,7 +16,7 @@ import time
 import pytest
 
 from apibase.local import guard
-from apibase.local.dapr_tool import SERIES
+from apibase.local.binaries.dapr_tool import SERIES
 from tests.sidecar.stack.toy_project import APIBASE, ECHO, UP, Toy
 
 

@@ -19,7 +19,7 @@ from apibase.cli.archives import OpenArchive, Where, open_archives
 from apibase.cli.dead_letter_view import data_text, letter_lines
 from apibase.cli.dlq import Selection, read_since
 from apibase.cli.dlq_work import ReplayOptions
-from apibase.dead_letter_archive import DeadLetterArchive
+from apibase.dead_letters.archive import DeadLetterArchive
 from apibase.local.errors import StackError
 from apibase.local.project import Project
 from dapr_contract.v1.dead_letters_pb2 import DeadLetter

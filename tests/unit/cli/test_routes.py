@@ -14,7 +14,7 @@ from rich.console import Console
 from apibase.cli.contracts import Contracts
 from apibase.cli.route_rows import Row, narrowed, read_routes
 from apibase.cli.routes import print_rows
-from apibase.codegen import generate
+from apibase.contract.codegen import generate
 
 ROOT = Path(__file__).parent.parent.parent.parent
 APIBASE = Path(sys.executable).parent / "apibase"

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from apibase.cli import run as module
-from apibase.local.dapr_tool import SERIES
+from apibase.local.binaries.dapr_tool import SERIES
 from apibase.local.errors import NoStack
 from apibase.local.options import StackOptions
 from apibase.local.state_file import StackState

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.local.pretend_go import Go
+from tests.unit.local.binaries.pretend_go import Go
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ _CALLER = """
 import signal
 import sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from apibase.local.dapr_build import build_dapr, dapr_module
+from apibase.local.binaries.dapr_build import build_dapr, dapr_module
 print(build_dapr(dapr_module("1.18"), lambda line: print(line, file=sys.stderr, flush=True)))
 """
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apibase.local.backends import Backend, address_variables, to_embed
+from apibase.local.backends.kafka import KafkaPlan, plan_kafka
 from apibase.local.binaries import KafkaBinaries
 from apibase.local.components import Component
-from apibase.local.kafka import KafkaPlan, plan_kafka
 from apibase.local.ports import PortPool
 from apibase.local.probes import kafka_ok
 

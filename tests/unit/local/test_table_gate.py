@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from apibase.local import table_gate
-from apibase.local.table_gate import TableGate
+from apibase.local.backends import table_gate
+from apibase.local.backends.table_gate import TableGate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,114 @@
+"""Dead letters published again: to the topic that they came from, for the handler that could not take them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from google.protobuf import json_format
+
+from apibase.clients._transport import sidecar_call
+from apibase.dead_letters import CLOUD_EVENT, EVERYTHING, REPLAY
+
+if TYPE_CHECKING:
+    from apibase.clients import Sidecar
+    from apibase.dead_letters.archive import DeadLetterArchive
+    from dapr_contract.v1.dead_letters_pb2 import DeadLetter
+
+# An event that had a time to live would be dropped on its way: it has passed, most likely.
+_NOT_SENT = frozenset({"expiration"})
+
+
+class NotReplayable(Exception):
+    """A letter that is not published again as it is; the message says what it lacks."""
+
+
+class LacksFields(NotReplayable):
+    """A letter whose event had fields that must not be shown; it may be replayed without them."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterReplay:
+    """Publishes dead letters again through the sidecar of the app that archived them."""
+
+    sidecar: Sidecar
+    archive: DeadLetterArchive
+
+    async def replay(self, letter: DeadLetter, *, topic: str = "", without_redacted_fields: bool = False) -> None:
+        """Publish a letter's event to `topic`, or to the one that it came from, and note that in the archive.
+
+        It has the event's id, source, type and extensions. Handlers on this chassis take it only if the letter names them;
+        others can't tell and take it again. Returning means that the broker has it, and that the archive says so. Raises
+        `NotReplayable` before anything is sent, `SidecarError` otherwise: then it may have been sent.
+        """
+        target = check_replayable(letter, topic=topic, without_redacted_fields=without_redacted_fields)
+        now = datetime.now(UTC)  # before it is sent: a letter that dies again at once is archived after that
+        pubsub_name = letter.summary.pubsub_name
+        client = self.sidecar.client
+        call = (
+            client.publish_event(pubsub_name, target, letter.data, publish_metadata={"rawPayload": "true"})
+            if letter.raw_payload
+            else client.publish_event(pubsub_name, target, _envelope(letter), data_content_type=CLOUD_EVENT)
+        )
+        await sidecar_call(call, component=pubsub_name)
+        await self.archive.mark_replayed(letter, now)
+
+
+def check_replayable(letter: DeadLetter, *, topic: str = "", without_redacted_fields: bool = False) -> str:
+    """Return the topic that a letter would be published to; raise `NotReplayable` where it would not be."""
+    if letter.data_missing:
+        raise NotReplayable(f"its data is not in the archive: {letter.data_missing}")
+    if letter.redacted_fields and not without_redacted_fields:
+        fields = ", ".join(letter.redacted_fields)
+        what = "fields" if fields == EVERYTHING else fields
+        raise LacksFields(f"a replay would lack {what}, which must not be shown")
+    target = topic or letter.summary.topic
+    if not target:
+        raise NotReplayable("the topic that it came from is not known; name one")
+    return target
+
+
+def _envelope(letter: DeadLetter) -> str:
+    """Return the event's CloudEvent."""
+    extensions = {key: _whole(value) for key, value in json_format.MessageToDict(letter.extensions).items()}
+    members: dict[str, object] = {
+        **{key: value for key, value in extensions.items() if key not in _NOT_SENT},
+        "specversion": "1.0",
+        "id": letter.summary.event_id,
+        "source": letter.source,
+        "type": letter.summary.event_type,
+        "datacontenttype": letter.content_type or "application/json",
+    }
+    if letter.handlers:
+        members[REPLAY] = ",".join(letter.handlers)
+    return json.dumps(members | _data(letter), ensure_ascii=False)
+
+
+def _whole(value: object) -> object:
+    """Return an extension's value with whole numbers as such: a `Struct` has them as 2.0."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_whole(each) for each in value]
+        case dict():
+            return {key: _whole(each) for key, each in value.items()}
+        case _:
+            return value
+
+
+def _data(letter: DeadLetter) -> dict[str, object]:
+    """Return the member that holds the data: JSON as JSON, text as text, anything else in base 64."""
+    media_type = letter.content_type.partition(";")[0].strip().lower()
+    try:
+        text = letter.data.decode()
+        if media_type == "application/json" or media_type.endswith("+json"):
+            return {"data": json.loads(text)}
+        if media_type.startswith("text/"):
+            return {"data": text}
+    except (ValueError, RecursionError):
+        pass  # It says that it is what it is not, which is why it died.
+    return {"data_base64": base64.b64encode(letter.data).decode()}
