@@ -14,8 +14,8 @@ import tempfile
 from importlib.metadata import distribution, version
 from pathlib import Path
 
-from apibase.local.go_tool import build_environment, find_go
-from apibase.local.report import ToolMissing
+from apibase.local.binaries.go_tool import build_environment, find_go
+from apibase.local.binaries.report import ToolMissing
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / ".protos"
