@@ -71,7 +71,6 @@ class PlayedStream:
         self.ending: asyncio.Future[tuple[grpc.StatusCode, str]] = asyncio.get_running_loop().create_future()
 
     async def accept(self) -> None:
-        await eventually(lambda: self.initial is not None)
         await self.context.write(INITIAL)
 
     async def send(self, *frames: bytes) -> None:
@@ -121,7 +120,9 @@ class StreamingDapr(FakeDapr):
         await self._server.start()
 
     async def next_stream(self, *, accept: bool = True) -> PlayedStream:
+        """Return the next stream that was opened, once it has said what for."""
         stream = await asyncio.wait_for(self.opened.get(), 5)
+        await eventually(lambda: stream.initial is not None)
         if accept:
             await stream.accept()
         return stream
