@@ -14,12 +14,14 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TextIO
 
+import orjson
 from loguru import logger
 from opentelemetry.trace import format_span_id, format_trace_id
 
-from apibase.observability.context import Ids, current_ids
+from apibase.observability.context import Ids, call_ids, current_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,8 +35,6 @@ CallLevel = Literal["DEBUG", "INFO", "WARNING"]
 _LEVELS: dict[CallLevel, int] = {"DEBUG": 10, "INFO": 20, "WARNING": 30}
 _WAIT_SECONDS = 0.005
 _MOST_WAITING = 1000
-_WITHOUT_OFFSET = len("2026-01-01T00:00:00.000000")
-_to_json = json.JSONEncoder(default=str, ensure_ascii=False).encode
 
 
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
@@ -98,14 +98,15 @@ class _Output:
         record = message.record
         extra = record["extra"]
         name = extra.get("logger") or record["name"]
-        line = _Line(record["time"], record["level"].name, name, record["message"], extra, _error(record))
+        at = record["time"].timestamp()
+        line = _Line(at, record["level"].name, name, record["message"], extra, _error(record))
         self._write([self._format(line)])
 
     def put(self, level: CallLevel, name: str, message: str, fields: Mapping[str, object]) -> None:
         """Write a line within `_WAIT_SECONDS`, together with others; at once where no event loop runs."""
         if _LEVELS[level] < self._level:
             return
-        line = (time.time(), level, name, message, current_ids(), fields)
+        line = (time.time(), level, name, message, call_ids(), fields)
         with self._lock:  # a thread's own log line may be writing what waits
             self._waiting.append(line)
         if 1 < len(self._waiting) < _MOST_WAITING and self._loop is not None and not self._loop.is_closed():
@@ -133,8 +134,7 @@ class _Output:
                 self._stream.flush()
 
     def _line(self, at: float, level: str, name: str, message: str, ids: Ids, fields: Mapping[str, object]) -> _Line:
-        when = datetime.fromtimestamp(at, UTC)
-        return _Line(when, level, name, message, {"app_id": self._app_id, **_fields_of(ids), **fields})
+        return _Line(at, level, name, message, {"app_id": self._app_id, **_fields_of(ids), **fields})
 
 
 def _add_context(record: Record) -> None:
@@ -154,10 +154,16 @@ def _fields_of(ids: Ids) -> dict[str, str]:
     }
 
 
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    """Return a second since 1970 as RFC 3339 has it, in UTC; many lines share one."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 class _Line(NamedTuple):
     """What every line has, whoever wrote it."""
 
-    time: datetime
+    at: float  # seconds since 1970
     level: str
     logger: str | None
     message: str
@@ -166,9 +172,9 @@ class _Line(NamedTuple):
 
 
 def _json_line(line: _Line) -> str:
-    when = line.time if line.time.tzinfo is UTC else line.time.astimezone(UTC)
+    seconds, fraction = divmod(round(line.at * 1_000_000), 1_000_000)
     fixed = {
-        "time": when.isoformat(timespec="microseconds")[:_WITHOUT_OFFSET] + "Z",
+        "time": f"{_second(seconds)}.{fraction:06}Z",
         "level": line.level,
         "logger": line.logger,
         "message": line.message,
@@ -177,7 +183,10 @@ def _json_line(line: _Line) -> str:
     fields = {**fixed, **line.extra, **fixed}
     if line.error:
         fields["error"] = line.error
-    return _to_json(fields) + "\n"
+    try:
+        return orjson.dumps(fields, default=str).decode() + "\n"
+    except TypeError:  # a number beyond 64 bits, half of a character: what the standard library writes, slowly
+        return json.dumps(fields, default=str) + "\n"
 
 
 def _text_line(line: _Line) -> str:
@@ -185,7 +194,7 @@ def _text_line(line: _Line) -> str:
         key: value for key, value in line.extra.items() if key not in {"logger", "app_id", "span_id", "correlation_id"}
     }
     fields = "".join(f" {key}={_plain(value)}" for key, value in extra.items())
-    when = line.time.astimezone()
+    when = datetime.fromtimestamp(line.at).astimezone()
     return f"{when:%H:%M:%S}.{when.microsecond // 1000:03} {line.level:<7} {line.message}{fields}\n" + (
         f"{line.error['stack']}\n" if line.error else ""
     )

@@ -117,6 +117,13 @@ def test_what_a_line_is_bound_to_never_replaces_what_every_line_has(log: Log) ->
     assert line["time"].endswith("Z")
 
 
+@pytest.mark.parametrize("value", [2**70, "half a \ud800 pair"])
+def test_what_the_fast_encoder_refuses_is_written_all_the_same(log: Log, value: object) -> None:
+    logger.bind(odd=value).info("so it is")
+
+    assert log.one(message="so it is")["odd"] == value
+
+
 def test_what_json_does_not_know_is_written_as_text(log: Log) -> None:
     logger.bind(when=timedelta(seconds=1), what=b"bytes", who={"a set"}).info("odd \ud800 things")
 
