@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateItem, StateManager
     from apibase.contract import ContractError
     from apibase.contract.reasons import ErrorReasons
-    from apibase.dead_letters.archive import DeadLetterArchive, DeadLetterFilter
+    from apibase.dead_letters.archive import DeadLetterArchive
+    from apibase.dead_letters.filter import DeadLetterFilter
     from apibase.dead_letters.replay import DeadLetterReplay, NotReplayable
     from apibase.entry import run
     from apibase.errors import (
@@ -50,7 +51,7 @@ _HOME = {
     "ConstantFailurePolicy": "sdk_requests",
     "ContractError": "contract",
     "DeadLetterArchive": "dead_letters.archive",
-    "DeadLetterFilter": "dead_letters.archive",
+    "DeadLetterFilter": "dead_letters.filter",
     "DeadLetterReplay": "dead_letters.replay",
     "Drop": "errors",
     "DropFailurePolicy": "sdk_requests",

@@ -20,7 +20,8 @@ from google.protobuf import json_format
 
 from apibase import Settings, Sidecar, StateManager
 from apibase.contract.codegen import generate
-from apibase.dead_letters.archive import DeadLetterArchive, DeadLetterFilter
+from apibase.dead_letters.archive import DeadLetterArchive
+from apibase.dead_letters.filter import DeadLetterFilter
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology

@@ -27,7 +27,7 @@ from apibase.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from apibase.dead_letters.archive import DeadLetterFilter
+    from apibase.dead_letters.filter import DeadLetterFilter
     from apibase.local.project import Project
     from dapr_contract.v1.dead_letters_pb2 import DeadLetter, DeadLetterEntry
 

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from apibase.dead_letters.archive import is_replayed
+from apibase.dead_letters.filter import is_replayed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,7 +10,7 @@ from apibase.cli.choices import find_project
 from apibase.cli.console import stderr_console, stdout_console
 from apibase.cli.dead_letter_view import as_json, letter_lines, letter_table, plan_table
 from apibase.cli.runner import Interruption, run_command
-from apibase.dead_letters.archive import DeadLetterFilter, is_replayed
+from apibase.dead_letters.filter import DeadLetterFilter, is_replayed
 from apibase.dead_letters.replay import LacksFields, NotReplayable, check_replayable
 from apibase.local.errors import StackError
 

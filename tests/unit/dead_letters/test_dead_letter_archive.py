@@ -14,7 +14,8 @@ from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 
 from apibase import App, ContractError, Settings, SidecarError, StateManager, SubscriptionMessage
 from apibase.clients import Sidecar
-from apibase.dead_letters.archive import DeadLetterArchive, DeadLetterFilter, is_replayed
+from apibase.dead_letters.archive import DeadLetterArchive
+from apibase.dead_letters.filter import DeadLetterFilter, is_replayed
 from apibase.dead_letters.index import PAGE_SIZE
 from apibase.dead_letters.replay import DeadLetterReplay, LacksFields, NotReplayable
 from apibase.routes import RouteTable
