@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from apibase.clients import Sidecar, StateManager
 from apibase.dead_letters.archive import DeadLetterArchive
+from apibase.dead_letters.letter_store import is_unreadable
 from apibase.dead_letters.replay import DeadLetterReplay
 from apibase.errors import SidecarError
 from apibase.local.errors import StackError
@@ -35,6 +36,10 @@ SETTING = "APIBASE_DEAD_LETTER_STORE"
 _TOKEN = "DAPR_API_TOKEN"  # noqa: S105 - a variable's name
 _MAX_BYTES = 64 * 1024 * 1024
 _NAMED = 5
+
+
+class UnreadableLetter(StackError):
+    """What is in the archive under a letter's id is no letter."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class OpenArchive:
             return [Found(self, entry) for entry in await self._letters.find(wanted, limit=limit)]
 
     async def get(self, letter_id: str) -> DeadLetter | None:
-        """Return a letter."""
+        """Return a letter; `UnreadableLetter` where it is none."""
         with self._told():
             return await self._letters.get(letter_id)
 
@@ -101,7 +106,8 @@ class OpenArchive:
             yield
         except SidecarError as error:
             whose = f"the sidecar of {self.app_id}" if self.app_id else "the sidecar"
-            raise StackError(f"{whose} at {self._sidecar.address}: {error.code.name}: {error.message}") from error
+            kind = UnreadableLetter if is_unreadable(error) else StackError
+            raise kind(f"{whose} at {self._sidecar.address}: {error.code.name}: {error.message}") from error
 
 
 @contextlib.asynccontextmanager
@@ -143,13 +149,21 @@ def _of_the_stack(project: Project, where: Where) -> list[OpenArchive]:
             token = os.environ.get(_TOKEN, "") or app.env.get(_TOKEN, "")
             archives.append(OpenArchive(app.app_id, f"{LOOPBACK}:{instance.grpc_port}", store, token))
     if not archives:
-        who = where.app or "no app that is up"
-        verb = "does not archive" if where.app else "archives"
-        raise StackError(
-            f"{who} {verb} dead letters; to turn that on, set {SETTING} to the name of a state store component "
-            f"in the app's env in {topology.file.name}"
-        )
+        raise StackError(_nothing_archived(where, [app.env.get(SETTING, "") for app in apps], topology.file.name))
     return archives
+
+
+def _nothing_archived(where: Where, stores: Sequence[str], file: str) -> str:
+    """Say why there is no archive: none in the store that is named, or none at all."""
+    who = where.app or "no app that is up"
+    verb = "does not archive" if where.app else "archives"
+    others = sorted({store for store in stores if store})
+    if where.store and others:
+        return f"{who} {verb} dead letters in {where.store}, as --store says; there is {', '.join(others)}"
+    return (
+        f"{who} {verb} dead letters; to turn that on, set {SETTING} to the name of a state store component in the app's env "
+        f"in {file}"
+    )
 
 
 async def resolve(archives: Sequence[OpenArchive], prefixes: Sequence[str]) -> list[Found]:

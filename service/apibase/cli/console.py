@@ -59,7 +59,9 @@ def fail(message: str) -> None:
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else _WIDTH)
+    width = None if stream.isatty() else _WIDTH
+    # `:id:` in an urn is no emoji.
+    return Console(stderr=stderr, highlight=False, emoji=False, soft_wrap=True, width=width)
 
 
 def _readable(line: str) -> Text:

@@ -23,51 +23,56 @@ if TYPE_CHECKING:
     from dapr_contract.v1.dead_letters_pb2 import DeadLetter, DeadLetterSummary
 
 _WIDE = 140
+_NARROW = 110
 _WIDEST = 32
-_REASON = 24
+_LAST = 20
+_ID = 16
 _PLAN_ROWS = 20
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
 SIDECARS_REASON = "(buried by the sidecar, which gives no reason)"
 
 
 def letter_table(found: Sequence[Found], width: int, *, with_app: bool) -> Table:
-    """What a list shows; on a narrow terminal without type and topic. The reason takes the room that is left."""
+    """What a list shows; the reason takes the room that is left.
+
+    Without type and topic where there is too little room for them, and with code, handler and reason below each other where
+    there is not enough for these.
+    """
     now = datetime.now(UTC)
-    table = _table()
-    app, where = (["app"] if with_app else []), (["type", "topic"] if width >= _WIDE else [])
-    for heading in ("id", "age", *app, "code", "handler", *where, "replayed"):
-        table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=_WIDEST)
-    table.add_column("reason", overflow="fold", min_width=_REASON)
+    stacked, whole = width < _NARROW, width >= _WIDE
+    app, told = (["app"] if with_app else []), ([] if stacked else ["code", "handler"])
+    headings = ["id", "age", *app, *told, *(["type", "topic"] if whole else []), "replayed"]
+    table = _table(headings, "code, handler, reason" if stacked else "reason")
     for each in found:
         summary = each.entry.summary
-        cells = (
+        told = [summary.code or "-", summary.handler.rpartition(".")[2] or "-"]
+        where = [summary.event_type.rpartition(".")[2] or "-", summary.topic or summary.dead_letter_topic]
+        cells = [
             each.entry.id,
             _age(now - summary.archived_at.ToDatetime(UTC)),
             *([each.archive.app_id] if with_app else []),
-            summary.code or "-",
-            summary.handler.rpartition(".")[2] or "-",
-            *(
-                [summary.event_type.rpartition(".")[2] or "-", summary.topic or summary.dead_letter_topic]
-                if where
-                else []
-            ),
+            *([] if stacked else told),
+            *(where if whole else []),
             "-" if not summary.HasField("replayed_at") else "yes" if is_replayed(summary) else "died again",
-            _reason(summary),
-        )
-        table.add_row(*(Text(_printable(" ".join(cell.split()))) for cell in cells))
+        ]
+        last = [*told, _reason(summary)] if stacked else [_reason(summary)]
+        table.add_row(*map(_line, cells), Text("\n").join(map(_line, last)))
     return table
 
 
-def plan_table(plan: Sequence[tuple[DeadLetter, str]]) -> Table:
-    """What a replay would send, the first of it."""
-    table = _table()
-    for heading in ("id", "event", "type", "to topic", "for"):
-        table.add_column(heading, no_wrap=True, overflow="ellipsis")
+def plan_table(plan: Sequence[tuple[DeadLetter, str]], width: int, *, for_everybody: bool) -> Table:
+    """What a replay would send, the first of it; on a narrow terminal with event, type and handlers below each other."""
+    stacked = width < _WIDE
+    told = ["event", "type", "for"]
+    headings = ["id", "to topic", *([] if stacked else told[:-1])]
+    table = _table(headings, ", ".join(told) if stacked else told[-1])
     for letter, target in plan[:_PLAN_ROWS]:
         summary = letter.summary
-        handlers = "every consumer" if letter.raw_payload else ", ".join(letter.handlers) or "every consumer"
-        cells = (letter.id, summary.event_id or "-", summary.event_type or "-", target, handlers)
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
+        named = [] if letter.raw_payload or for_everybody else letter.handlers
+        cells = [letter.id, target]
+        told = [summary.event_id or "-", summary.event_type or "-", ", ".join(named) or "every consumer"]
+        head, last = (cells, told) if stacked else ([*cells, *told[:-1]], told[-1:])
+        table.add_row(*map(_line, head), Text("\n").join(map(_line, last)))
     if len(plan) > _PLAN_ROWS:
         table.add_row("…", f"and {len(plan) - _PLAN_ROWS} more")
     return table
@@ -155,5 +160,15 @@ def _time(stamp: Timestamp) -> str:
     return f"{stamp.ToDatetime():%Y-%m-%d %H:%M:%S}Z"
 
 
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _line(cell: str) -> Text:
+    return Text(_printable(" ".join(cell.split())))
+
+
+def _table(headings: Sequence[str], last: str) -> Table:
+    """Return a table without rows. The last column is folded into the room that the others leave; ids are always whole."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in headings:
+        width = _ID if heading == "id" else None
+        table.add_column(heading, no_wrap=True, overflow="ellipsis", min_width=width, max_width=_WIDEST)
+    table.add_column(last, overflow="fold", min_width=_LAST)
+    return table

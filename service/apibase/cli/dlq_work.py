@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apibase.cli.archives import Found, OpenArchive, Where, open_archives, resolve, search
+from apibase.cli.archives import Found, OpenArchive, UnreadableLetter, Where, open_archives, resolve, search
 from apibase.cli.choices import find_project
 from apibase.cli.console import stderr_console, stdout_console
 from apibase.cli.dead_letter_view import as_json, letter_lines, letter_table, plan_table
 from apibase.cli.runner import Interruption, run_command
+from apibase.dead_letters.few_at_a_time import for_each
 from apibase.dead_letters.filter import DeadLetterFilter, is_replayed
 from apibase.dead_letters.replay import LacksFields, NotReplayable, check_replayable
 from apibase.local.errors import StackError
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from apibase.cli.dlq import Selection
     from dapr_contract.v1.dead_letters_pb2 import DeadLetter
+
+
+_MISSING = "is listed, but not in the archive any more, or not yet"
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,11 @@ def replay_letters(selection: Selection, options: ReplayOptions) -> None:
         waiting = selection.everything and not options.again
         plan: list[Planned] = []
         refused: list[tuple[Found, NotReplayable]] = []
-        for found in await _chosen(archives, selection, waiting=waiting):
-            letter = await _letter(found)
+        chosen = await _chosen(archives, selection, waiting=waiting)
+        for found, letter in zip(chosen, await for_each(_replayable, chosen), strict=True):
+            if isinstance(letter, NotReplayable):
+                refused.append((found, letter))
+                continue
             if waiting and is_replayed(letter.summary):
                 continue  # The index does not say so yet.
             try:
@@ -97,7 +104,7 @@ def replay_letters(selection: Selection, options: ReplayOptions) -> None:
                 refused.append((found, reason))
             else:
                 plan.append(Planned(found, letter, topic))
-        _tell(plan, refused, yes=options.yes)
+        _tell(plan, refused, options)
         if not options.yes:
             return 0
         await _send(plan, options)
@@ -150,16 +157,18 @@ async def _send(plan: Sequence[Planned], options: ReplayOptions) -> None:
     stderr_console().print(f"{_letters(len(sent))} sent{' and deleted' if options.delete else ''}")
 
 
-def _tell(plan: Sequence[Planned], refused: Sequence[tuple[Found, NotReplayable]], *, yes: bool) -> None:
+def _tell(plan: Sequence[Planned], refused: Sequence[tuple[Found, NotReplayable]], options: ReplayOptions) -> None:
     """Say what would be sent, unless it is sent now, and what is refused and why."""
     errors = stderr_console()
-    if plan and not yes:
-        stdout_console().print(plan_table([(each.letter, each.topic) for each in plan]))
+    if plan and not options.yes:
+        console = stdout_console()
+        rows = [(each.letter, each.topic) for each in plan]
+        console.print(plan_table(rows, console.width, for_everybody=bool(options.to)))
     for found, reason in refused:
         errors.print(f"refused {found.entry.id}: {reason}", markup=False)
     if any(isinstance(reason, LacksFields) for _, reason in refused):
         errors.print("to replay letters without such fields: --without-redacted-fields")
-    if not yes:
+    if not options.yes:
         topics = [each.topic for each in plan]
         to = ", ".join(f"{topics.count(topic)} to {topic}" for topic in sorted(set(topics)))
         also = f"; {len(refused)} refused" if refused else ""
@@ -194,8 +203,16 @@ async def _chosen(archives: Sequence[OpenArchive], selection: Selection, *, wait
 async def _letter(found: Found) -> DeadLetter:
     letter = await found.archive.get(found.entry.id)
     if letter is None:
-        raise StackError(f"letter {found.entry.id} is listed but not in the archive any more, or not yet; try again")
+        raise StackError(f"letter {found.entry.id} {_MISSING}; try again")
     return letter
+
+
+async def _replayable(found: Found) -> DeadLetter | NotReplayable:
+    """Read a letter; one that is not there, or is none, does not stop the others."""
+    try:
+        return await found.archive.get(found.entry.id) or NotReplayable(f"it {_MISSING}")
+    except UnreadableLetter as error:
+        return NotReplayable(str(error))
 
 
 def _by_archive(found: Sequence[Found]) -> list[tuple[OpenArchive, list[Found]]]:

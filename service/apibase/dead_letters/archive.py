@@ -10,24 +10,20 @@ from __future__ import annotations
 import asyncio
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from apibase.dead_letters.few_at_a_time import for_each
 from apibase.dead_letters.filter import moment
 from apibase.dead_letters.index import PAGE_SIZE, DeadLetterIndex
 from apibase.dead_letters.letter_store import LetterStore, entry_of
 from apibase.settings import DEFAULT_MAX_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from apibase.clients import StateManager
     from apibase.dead_letters.filter import DeadLetterFilter
     from dapr_contract.v1.dead_letters_pb2 import DeadLetter, DeadLetterEntry, DeadLetterPage
-
-A = TypeVar("A")
-T = TypeVar("T")
-
-_AT_ONCE = 16
 
 
 class DeadLetterArchive:
@@ -97,7 +93,7 @@ class DeadLetterArchive:
         async def delete_one(letter_id: str) -> None:
             await self._letters.delete(letter_id, seen[letter_id])
 
-        await _each(delete_one, seen)
+        await for_each(delete_one, seen)
 
         def goes(entry: DeadLetterEntry) -> bool:
             return entry.id in seen and moment(entry.summary.archived_at) <= seen[entry.id]
@@ -156,11 +152,11 @@ class DeadLetterArchive:
         for letter in letters:
             letter.summary.archived_at.FromDatetime(now)
             letter.summary.expires_at.FromDatetime(now + self._ttl)
-        await _each(self._letters.keep_replay, letters)
+        await for_each(self._letters.keep_replay, letters)
         pages = await self._index.append(list(map(entry_of, letters)))
         for letter, page in zip(letters, pages, strict=True):
             letter.page = page
-        return await _each(self._saved, letters)
+        return await for_each(self._saved, letters)
 
     async def _saved(self, letter: DeadLetter) -> BaseException | None:
         """Save a letter and return what that failed with, if it did: the others of a batch don't fail with it."""
@@ -169,20 +165,3 @@ class DeadLetterArchive:
         except Exception as error:  # noqa: BLE001 - the letter's own call is told
             return error
         return None
-
-
-async def _each(call: Callable[[A], Awaitable[T]], items: Iterable[A]) -> list[T]:
-    """Call a function with each item, a few at a time; the first failure ends all."""
-    free = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(item: A) -> T:
-        async with free:
-            return await call(item)
-
-    tasks = [asyncio.create_task(one(item)) for item in items]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -23,7 +23,7 @@ from apibase.errors import Drop
 from apibase.observability.redaction import marked_fields, marked_members, marked_names, redacted, redacted_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from google.protobuf.message import Message
 
@@ -79,11 +79,16 @@ class DeadLetters:
             self._sidecar.client.publish_event(
                 event.pubsub_name,
                 route.dead_letter_topic,
-                json.dumps(envelope, ensure_ascii=False),
+                _text(envelope),
                 data_content_type=CLOUD_EVENT,
             ),
             component=event.pubsub_name,
         )
+
+
+def _text(envelope: Mapping[str, object]) -> str:
+    """Return the envelope as JSON; JSON can name halves of characters, which no encoding has."""
+    return json.dumps(envelope, ensure_ascii=False).encode(errors="replace").decode()
 
 
 def _data(route: TopicRoute, incoming: Incoming) -> dict[str, object]:

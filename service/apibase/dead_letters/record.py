@@ -46,11 +46,21 @@ def read_dead_letter(incoming: Incoming, routes: Sequence[TopicRoute]) -> dead_l
         route for route in routes if (route.pubsub_name, route.dead_letter_topic) == (event.pubsub_name, event.topic)
     ]
     envelope = _envelope(incoming.data)
-    if envelope is not None and isinstance(envelope.get(HANDLER), str):
+    if envelope is not None and _is_of_the_chassis(envelope, burying):
         return _of_the_chassis(incoming, envelope, routes)
     if envelope is None or (burying and all(map(_is_raw, burying))):
         return _of_the_sidecar(incoming, {}, burying)
     return _of_the_sidecar(incoming, envelope, burying)
+
+
+def _is_of_the_chassis(envelope: Mapping[str, Any], burying: Sequence[TopicRoute]) -> bool:
+    """Whether the chassis wrote a letter.
+
+    daprd writes into an event which topic it is published to. With a listener's, it was not the dead-letter topic: it is an event
+    that somebody published with a letter's extensions, and that daprd buried as it was, in clear.
+    """
+    published_to = _text(envelope, "topic")
+    return isinstance(envelope.get(HANDLER), str) and all(route.topic != published_to for route in burying)
 
 
 def _of_the_chassis(
@@ -108,9 +118,10 @@ def _letter(envelope: Mapping[str, Any], *, raw: bool) -> dead_letters_pb2.DeadL
     letter.summary.event_type = _text(envelope, "type")
     for key, value in envelope.items():
         if key not in _ATTRIBUTES | EXTENSIONS and _is_shallow(value, _DEEPEST):
+            clean: Any = _cleaned(value)
             try:
-                json_format.ParseDict(value, letter.extensions.fields[_clean(key)])
-            except (json_format.Error, ValueError):  # half of a character
+                json_format.ParseDict(clean, letter.extensions.fields[_clean(key)])
+            except (json_format.Error, ValueError, OverflowError):  # a whole number beyond those of `float`
                 del letter.extensions.fields[_clean(key)]
     return letter
 
@@ -223,6 +234,19 @@ def _is_json(content_type: str) -> bool:
 def _text(envelope: Mapping[str, Any], key: str) -> str:
     value = envelope.get(key, "")
     return _clean(value) if isinstance(value, str) else ""
+
+
+def _cleaned(value: object) -> object:
+    """Return a value of JSON, which is not nested deep, with clean texts."""
+    match value:
+        case str():
+            return _clean(value)
+        case list():
+            return [_cleaned(each) for each in value]
+        case dict():
+            return {_clean(key): _cleaned(each) for key, each in value.items()}
+        case _:
+            return value
 
 
 def _clean(text: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 from google.protobuf import json_format
 
@@ -14,6 +15,8 @@ from apibase.clients._transport import sidecar_call
 from apibase.dead_letters import CLOUD_EVENT, EVERYTHING, REPLAY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from apibase.clients import Sidecar
     from apibase.dead_letters.archive import DeadLetterArchive
     from dapr_contract.v1.dead_letters_pb2 import DeadLetter
@@ -38,20 +41,22 @@ class DeadLetterReplay:
     archive: DeadLetterArchive
 
     async def replay(self, letter: DeadLetter, *, topic: str = "", without_redacted_fields: bool = False) -> None:
-        """Publish a letter's event to `topic`, or to the one that it came from, and note that in the archive.
+        """Publish a letter's event to the topic that it came from, and note that in the archive.
 
         It has the event's id, source, type and extensions. Handlers on this chassis take it only if the letter names them;
-        others can't tell and take it again. Returning means that the broker has it, and that the archive says so. Raises
-        `NotReplayable` before anything is sent, `SidecarError` otherwise: then it may have been sent.
+        others can't tell and take it again. With `topic` it goes there instead, and whoever listens there takes it. Returning
+        means that the broker has it, and that the archive says so. Raises `NotReplayable` before anything is sent,
+        `SidecarError` otherwise: then it may have been sent.
         """
         target = check_replayable(letter, topic=topic, without_redacted_fields=without_redacted_fields)
         now = datetime.now(UTC)  # before it is sent: a letter that dies again at once is archived after that
         pubsub_name = letter.summary.pubsub_name
+        handlers = [] if topic else letter.handlers
         client = self.sidecar.client
         call = (
             client.publish_event(pubsub_name, target, letter.data, publish_metadata={"rawPayload": "true"})
             if letter.raw_payload
-            else client.publish_event(pubsub_name, target, _envelope(letter), data_content_type=CLOUD_EVENT)
+            else client.publish_event(pubsub_name, target, _envelope(letter, handlers), data_content_type=CLOUD_EVENT)
         )
         await sidecar_call(call, component=pubsub_name)
         await self.archive.mark_replayed(letter, now)
@@ -71,8 +76,8 @@ def check_replayable(letter: DeadLetter, *, topic: str = "", without_redacted_fi
     return target
 
 
-def _envelope(letter: DeadLetter) -> str:
-    """Return the event's CloudEvent."""
+def _envelope(letter: DeadLetter, handlers: Sequence[str]) -> str:
+    """Return the event's CloudEvent, for some handlers alone, if any are named."""
     extensions = {key: _whole(value) for key, value in json_format.MessageToDict(letter.extensions).items()}
     members: dict[str, object] = {
         **{key: value for key, value in extensions.items() if key not in _NOT_SENT},
@@ -82,8 +87,8 @@ def _envelope(letter: DeadLetter) -> str:
         "type": letter.summary.event_type,
         "datacontenttype": letter.content_type or "application/json",
     }
-    if letter.handlers:
-        members[REPLAY] = ",".join(letter.handlers)
+    if handlers:
+        members[REPLAY] = ",".join(handlers)
     return json.dumps(members | _data(letter), ensure_ascii=False)
 
 
@@ -106,9 +111,22 @@ def _data(letter: DeadLetter) -> dict[str, object]:
     try:
         text = letter.data.decode()
         if media_type == "application/json" or media_type.endswith("+json"):
-            return {"data": json.loads(text)}
+            value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+            json.dumps(value, ensure_ascii=False).encode()  # It may name halves of characters, which no encoding has.
+            return {"data": value}
         if media_type.startswith("text/"):
             return {"data": text}
     except (ValueError, RecursionError):
-        pass  # It says that it is what it is not, which is why it died.
+        pass  # It is not what it says, which is why it died, or not what every reader of JSON takes: as it came, then.
     return {"data_base64": base64.b64encode(letter.data).decode()}
+
+
+def _no_number(name: str) -> Never:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is larger than a number may be")
+    return number

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
 
 from apibase import Settings, Sidecar, StateManager
 from apibase.cli import dlq_work
 from apibase.cli.archives import OpenArchive, Where, open_archives
-from apibase.cli.dead_letter_view import data_text, letter_lines
+from apibase.cli.dead_letter_view import data_text, letter_lines, letter_table, plan_table
 from apibase.cli.dlq import Selection, read_since
 from apibase.cli.dlq_work import ReplayOptions
 from apibase.dead_letters.archive import DeadLetterArchive
 from apibase.local.errors import StackError
 from apibase.local.project import Project
-from dapr_contract.v1.dead_letters_pb2 import DeadLetter
+from dapr_contract.v1.dead_letters_pb2 import DeadLetter, DeadLetterEntry
 from tests.unit.fake_dapr import FakeDapr
 
 ALL = Selection(everything=True)
@@ -156,6 +159,27 @@ async def test_a_replay_sends_the_oldest_first_and_ends_with_1_where_one_is_refu
     assert await kept.find() == []
 
 
+async def test_letters_that_are_not_there_or_are_none_stop_no_others(
+    run: Any, kept: DeadLetterArchive, dapr: FakeDapr
+) -> None:
+    del dapr.rows["dead-letters/letter/0001abcd"]
+    dapr.rows["dead-letters/letter/0002abcd"].data = b"no JSON"
+    ran = await run(dlq_work.replay_letters, ALL, YES)
+    assert ran.code == 1
+    assert ran.out == "replayed 0003abcd\n"
+    assert "refused 0001abcd: it is listed, but not in the archive any more, or not yet" in ran.err
+    assert "refused 0002abcd: the sidecar of desk at" in ran.err
+    ran = await run(dlq_work.delete_letters, ALL, yes=True)
+    assert ran.out == "deleted 3 letters\n"
+    assert await kept.find() == []
+
+
+async def test_a_plan_for_another_topic_says_that_everybody_there_gets_it(run: Any, kept: DeadLetterArchive) -> None:
+    ran = await run(dlq_work.replay_letters, Selection(ids=("0001",)), ReplayOptions(to="letters.v2"))
+    (row,) = [line for line in ran.out.splitlines() if "abcd" in line]
+    assert row.split() == ["0001abcd", "letters.v2", "event-1", "post.v1.Letter", "every", "consumer"]
+
+
 async def test_a_failure_in_the_middle_tells_what_was_sent(run: Any, kept: DeadLetterArchive, dapr: FakeDapr) -> None:
     async def fail_the_next() -> None:
         dapr.fail("PublishEvent", grpc.StatusCode.UNAVAILABLE, "no broker")
@@ -197,6 +221,34 @@ async def test_a_sidecar_that_is_away_is_told_in_one_line(run: Any, kept: Any, d
 )
 def test_data_is_shown_so_that_no_terminal_is_harmed(data: bytes, shown: str) -> None:
     assert data_text(DeadLetter(data=data)) == shown
+
+
+async def test_what_looks_like_an_emoji_is_shown_as_it_is(run: Any, kept: DeadLetterArchive) -> None:
+    odd = letter(4, data=b'{"urn": "urn:id:7"}')
+    odd.source, odd.summary.reason = "urn:id:7", "[bold]:warning:[/]"
+    await kept.add(odd)
+    ran = await run(dlq_work.show_letter, Selection(ids=("0004",)))
+    assert ran.out.count("urn:id:7") == 2
+    for json_ in (True, False):
+        ran = await run(dlq_work.list_letters, ALL, limit=1, json=json_)
+        assert "[bold]:warning:[/]" in ran.out
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 110, 139, 140, 200])
+def test_tables_fit_their_terminal_and_show_whole_ids(width: int) -> None:
+    dead = letter(1)
+    dead.id, dead.summary.event_id = "0123456789abcdef", "86f23dcd-253e-4f4d-a88f-52ffd4b57583"
+    dead.summary.reason = "payment_id: value is empty, which is not a valid UUID; " * 2
+    dead.summary.code = "INVALID_REQUEST"
+    found: Any = SimpleNamespace(entry=DeadLetterEntry(id=dead.id, summary=dead.summary), archive=None)
+    for table in (
+        letter_table([found], width, with_app=False),
+        plan_table([(dead, "letters")], width, for_everybody=False),
+    ):
+        out = io.StringIO()
+        Console(file=out, width=width, soft_wrap=True).print(table)
+        assert "0123456789abcdef" in out.getvalue()
+        assert max(len(line.rstrip()) for line in out.getvalue().splitlines()) <= width
 
 
 def test_no_field_can_write_to_the_terminal() -> None:

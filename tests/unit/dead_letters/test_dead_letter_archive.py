@@ -251,6 +251,14 @@ async def test_deleting_takes_letter_and_entries_but_not_what_died_again(
     assert await archive.get("l-2") is not None
 
 
+async def test_a_letter_that_can_not_be_read_can_be_deleted(archive: DeadLetterArchive, dapr: FakeDapr) -> None:
+    await archive.add(letter(1))
+    dapr.rows["dead-letters/letter/l-1"] = Row(b"no JSON", "1")
+    await archive.delete(await archive.find())
+    assert await archive.find() == []
+    assert "dead-letters/letter/l-1" not in dapr.rows
+
+
 # Replay
 
 
@@ -348,6 +356,9 @@ async def read(archive: DeadLetterArchive) -> DeadLetter:
         ("application/json", b"no JSON", {"data_base64": "bm8gSlNPTg=="}),
         ("text/plain", b"why", {"data": "why"}),
         ("application/vnd.shop+json", b"[1]", {"data": [1]}),
+        ("application/json", b"[1e999]", {"data_base64": "WzFlOTk5XQ=="}),
+        ("application/json", b"[NaN]", {"data_base64": "W05hTl0="}),
+        ("application/json", b'"\\ud800"', {"data_base64": "Ilx1ZDgwMCI="}),
     ],
 )
 async def test_data_keeps_its_type(
@@ -364,6 +375,18 @@ async def test_data_keeps_its_type(
     envelope = json.loads(dapr.published[0].data)
     assert envelope["datacontenttype"] == content_type
     assert {key: value for key, value in envelope.items() if key.startswith("data") and key in member} == member
+
+
+async def test_a_replay_to_another_topic_is_for_everybody_there(
+    archive: DeadLetterArchive, replay: DeadLetterReplay, dapr: FakeDapr
+) -> None:
+    """The handler that could not take it does not listen there, or has another name now: nobody would get it."""
+    dead = letter(1, handlers=["post.v1.PostEvents.OnLetter"])
+    await archive.add(dead)
+    await replay.replay(dead, topic="letters.v2")
+    (request,) = dapr.published
+    assert request.topic == "letters.v2"
+    assert "dlreplay" not in json.loads(request.data)
 
 
 async def test_a_raw_record_is_published_as_it_came(

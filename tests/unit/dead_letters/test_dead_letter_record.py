@@ -134,6 +134,22 @@ def test_a_letter_of_the_sidecars_is_redacted(routes: RouteTable, type_: str) ->
 
 
 @pytest.mark.req("R13.4")
+@pytest.mark.parametrize("handler", [ON_LETTER, "elsewhere.v1.Events.OnLetter"])
+def test_an_event_that_only_looks_like_a_letter_of_the_chassis_is_redacted_and_kept(
+    routes: RouteTable, handler: str
+) -> None:
+    """Somebody published a dead letter again by hand, with its extensions, and the sidecar buried it as it was."""
+    again = OF_THE_CHASSIS | {"topic": "letters", "dlhandler": handler, "data": {"text": "a", "card": "hunter2"}}
+    letter = read(routes, again)
+    assert b"hunter2" not in letter.data
+    assert list(letter.redacted_fields) == ["card"]
+    assert letter.summary.code == ""
+
+
+def test_a_letter_of_the_chassis_that_was_moved_to_another_topic_is_still_one(routes: RouteTable) -> None:
+    assert read(routes, OF_THE_CHASSIS | {"topic": "somewhere"}).summary.code == "STALE"
+
+
 def test_protobuf_stays_protobuf_and_is_redacted(post: Desk, routes: RouteTable) -> None:
     sent = post.pb2.Letter(text="why", card="hunter2")
     envelope = {key: value for key, value in OF_THE_SIDECAR.items() if key != "data"}
@@ -189,10 +205,13 @@ def test_what_no_store_takes_is_made_into_what_it_takes(routes: RouteTable) -> N
     for name, depth in (("deep", 8), ("deeper", 95), ("deepest", 300)):
         for _ in range(depth):
             nested[name] = [nested[name]]
-    letter = read(routes, OF_THE_CHASSIS | {"id": "a\0b", "half": "\ud800", "type": "\ud800", **nested})
+    numbers = {"large": 10**400, "larger": [{"n": 10**400}]}
+    odd = {"id": "a\0b", "half": "\ud800", "type": "\ud800", "nul": "a\0b", "inner": ["a\0b"]}
+    letter = read(routes, OF_THE_CHASSIS | odd | numbers | nested)
     assert json_format.Parse(json_format.MessageToJson(letter), DeadLetter()) == letter
     assert {"deep", "shop"} <= set(letter.extensions.fields)
-    assert not {"deeper", "deepest"} & set(letter.extensions.fields)
+    assert not {"deeper", "deepest", "large", "larger"} & set(letter.extensions.fields)
+    assert "\\u0000" not in json_format.MessageToJson(letter)
     assert letter.summary.event_id == "a\N{REPLACEMENT CHARACTER}b"
 
 

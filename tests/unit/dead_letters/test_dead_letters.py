@@ -312,6 +312,7 @@ async def test_an_event_that_died_again_is_not_for_its_replay_any_more(bury: Bur
         pytest.param(b'[{"card": 1}, "x"]', [{}, "x"], id="a list"),
         pytest.param(b"7", 7, id="a mere number"),
         pytest.param(b"null", None, id="null"),
+        pytest.param(b'{"text": ["\\ud800"]}', {"text": ["?"]}, id="half of a character"),
     ],
 )
 async def test_json_that_is_no_message_is_kept_as_json_that_every_reader_takes(
@@ -329,6 +330,13 @@ async def test_json_of_any_depth_can_be_buried(bury: Bury, opening: bytes, depth
     envelope = await bury(opening * depth + b"1" + closing * depth)
 
     assert ("data" in envelope) != (envelope.get("dlredacted") == "*")
+
+
+@pytest.mark.parametrize("data", [b'["\\ud800"]', b'"\\udc00"', b'{"\\ud800": 1}'])
+async def test_a_handler_without_a_contract_has_half_characters_buried(bury: Bury, data: bytes) -> None:
+    envelope = await bury(data, on=route(None))
+
+    assert json.dumps(envelope["data"]) == data.decode().replace("\\ud800", "?").replace("\\udc00", "?")
 
 
 async def test_a_message_that_json_can_not_say_is_kept_as_redacted_protobuf(post: Desk, bury: Bury) -> None:
