@@ -85,8 +85,7 @@ def run_command(command: Callable[[Interruption], Coroutine[Any, Any, int]]) -> 
         code = 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    for (
-        number
-    ) in _ENDING:  # All is cleaned up: a late signal, or an impatient further one, shall not change the exit code.
+    # All is cleaned up: a late signal, or an impatient further one, shall not change the exit code.
+    for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)
     raise typer.Exit(code)

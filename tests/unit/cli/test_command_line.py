@@ -98,15 +98,6 @@ def test_a_project_is_the_nearest_folder_with_a_pyproject_and_its_settings_count
         Project.find(tmp_path)
 
 
-@pytest.fixture
-def keep_signal_handlers():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("keep_signal_handlers")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(("normal", "code"), [(False, None), (True, 0)])
 def test_a_signal_ends_a_command_in_good_order(number: int, *, normal: bool, code: int | None) -> None:
@@ -138,7 +129,6 @@ def test_a_signal_ends_a_command_in_good_order(number: int, *, normal: bool, cod
     assert caught.value.exit_code == (128 + number if code is None else code)
 
 
-@pytest.mark.usefixtures("keep_signal_handlers")
 def test_output_that_nobody_reads_any_more_ends_a_command_as_a_hang_up_does() -> None:
     shown: list[str] = []
 

@@ -18,7 +18,7 @@ from apibase.streaming import subscription as streaming_module
 from apibase.streaming.stream import TopicStream
 from tests.unit.conftest import Log
 from tests.unit.fake_dapr import eventually
-from tests.unit.streaming_dapr import INITIAL, PlayedStream, StreamingDapr, event_frame
+from tests.unit.streaming.streaming_dapr import INITIAL, PlayedStream, StreamingDapr, event_frame
 
 Code = grpc.StatusCode
 Subscribe = Callable[..., Awaitable[tuple[StreamingSubscription, PlayedStream]]]

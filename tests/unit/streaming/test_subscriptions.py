@@ -1,4 +1,4 @@
-"""Streaming subscriptions: what becomes of events, how many at once, and what is refused. Streams: test_streaming_streams."""
+"""Streaming subscriptions: what becomes of events, how many at once, and what is refused. The streams themselves: test_streams."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from apibase.observability.context import trace_ids
 from tests.unit.app_channels import Listener
 from tests.unit.conftest import Desk, Log
 from tests.unit.fake_dapr import eventually
-from tests.unit.streaming_dapr import PlayedStream, StreamingDapr, deep_event_frame, event_frame
+from tests.unit.streaming.streaming_dapr import PlayedStream, StreamingDapr, deep_event_frame, event_frame
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
