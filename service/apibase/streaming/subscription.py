@@ -330,6 +330,8 @@ class StreamingSubscription:
                 while self._handlers:
                     await asyncio.wait(self._handlers)
         except TimeoutError:
+            if not self._handlers:  # the last one finished at that very moment
+                return
             logger.warning("{}: {} handlers did not finish in time; cancelled", self._request, len(self._handlers))
             for handler in self._handlers:
                 handler.cancel()

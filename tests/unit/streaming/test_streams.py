@@ -542,6 +542,30 @@ async def test_closing_again_is_the_same_closing_and_the_shortest_grace_holds(su
     assert gate.cancelled == ["e-1"]
 
 
+async def test_a_handler_that_finishes_as_the_grace_ends_is_answered(subscribe: Subscribe, log: Log) -> None:
+    go, done = asyncio.Event(), asyncio.Event()
+
+    async def handle(_event: bytes, _context: EventContext) -> None:
+        await go.wait()
+        done.set()
+
+    async def close_when_done() -> None:
+        await done.wait()
+        await subscription.close(0)
+
+    subscription, stream = await subscribe(handle)
+    await stream.send(event_frame("one"))
+    await eventually(lambda: subscription.in_flight == 1)
+    subscription.begin_close(20)
+    closing = asyncio.create_task(close_when_done())
+    await eventually(lambda: subscription._patience is not None)
+    go.set()
+    await closing
+
+    await stream.told(("one", "SUCCESS"))
+    assert log.of(level="ERROR") == log.of(level="WARNING") == []
+
+
 async def test_who_is_cancelled_while_closing_does_not_stop_it(subscribe: Subscribe) -> None:
     gate = Gate()
     subscription, stream = await subscribe(gate)
