@@ -186,11 +186,11 @@ class App(Decorators):
         max_bytes = _max_bytes(given.get(_RECEIVE), self.settings.max_message_bytes)
         options = {
             "grpc.max_send_message_length": self.settings.max_message_bytes,
-            # More than the app takes: what the server refuses, daprd brings again, with all of its batch.
-            _RECEIVE: min(max_bytes * max(_HEADROOM, self._routes.largest_batch) + _ENVELOPE, _MOST),
             # Two processes on one port would share its calls unseen.
             "grpc.so_reuseport": 0,
             **given,
+            # More than the app takes: what the server refuses, daprd brings again, with all of its batch.
+            _RECEIVE: min(max_bytes * max(_HEADROOM, self._routes.largest_batch) + _ENVELOPE, _MOST),
         }
         server = grpc.aio.server(
             self._thread_pool,

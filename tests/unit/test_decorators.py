@@ -403,6 +403,21 @@ async def test_the_sdks_arguments_of_a_constructor_are_taken(settings: Settings)
         App(handlers=[])  # type: ignore[call-arg]
 
 
+async def test_an_event_above_grpcs_own_limit_is_told_by_itself(settings: Settings) -> None:
+    app = App(settings, options=[("grpc.max_receive_message_length", 6000)])
+    got: list[apibase.SubscriptionMessage] = []
+
+    @app.subscribe("events", "desk")
+    async def handle(event: apibase.SubscriptionMessage) -> None:
+        got.append(event)
+
+    async with started(app) as daprd:
+        event = appcallback_pb2.TopicEventRequest(topic="desk", pubsub_name="events", data=b"x" * 6500)
+        answer = await daprd.app.OnTopicEvent(event)
+    assert answer.status == appcallback_pb2.TopicEventResponse.DROP
+    assert got == []
+
+
 async def test_a_health_check_of_the_apps_own_is_asked_by_every_probe(app: App, log: Log) -> None:
     error: list[Exception] = []
 
