@@ -30,7 +30,7 @@ _RETRYABLE_CODES = frozenset(
     }
 )
 _MESSAGE_LENGTH = 1000
-_VIOLATIONS_SIZE = 4000
+_DETAILS_SIZE = 4000
 _INVALID_REQUEST = chassis_reason(errors_pb2.ERROR_REASON_INVALID_REQUEST)
 _DROPPED = chassis_reason(errors_pb2.ERROR_REASON_DROPPED)
 
@@ -189,15 +189,15 @@ def to_status(error: ServiceError, *, domain: str) -> status_pb2.Status:
     whichever service was called. `domain`, by habit the service's package, is that of a reason which is plain text.
 
     A status travels in HTTP/2 headers, which peers limit (gRPC to 8 KiB by default, and kills the call beyond): the
-    message is cut at 1,000 bytes as gRPC writes it, and a `BadRequest` carries the violations that fit into 4,000 bytes.
+    message is cut at 1,000 bytes as gRPC writes it, and of metadata and violations those are told that fit into 4,000 bytes.
     """
     if isinstance(error.reason, Reason):
         domain = error.reason.domain
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=error.metadata),
-    ]
+    metadata = _metadata(error.metadata)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=metadata)
+    details: list[Message] = [info]
     if error.violations:
-        details.append(_bad_request(error.violations))
+        details.append(_bad_request(error.violations, _DETAILS_SIZE - _size(metadata)))
     packed = []
     for detail in details:
         any_message = AnyMessage()
@@ -208,7 +208,7 @@ def to_status(error: ServiceError, *, domain: str) -> status_pb2.Status:
 
 def _cut(message: str) -> str:
     """Return as much of a message as takes 1,000 bytes of a header, where any but ASCII is written as %XX."""
-    message = message.encode(errors="replace").decode()
+    message = _encodable(message)
     size = 0
     for index, character in enumerate(message):
         size += 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
@@ -217,15 +217,37 @@ def _cut(message: str) -> str:
     return message
 
 
-def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:
+def _encodable(value: object) -> str:
+    """Return a text without halves of characters, which no message can have."""
+    return str(value).encode(errors="replace").decode()
+
+
+def _metadata(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the pairs that fit."""
+    fitting: dict[str, str] = {}
+    for key, value in given.items():
+        pair = {_encodable(key): _encodable(value)}
+        if _size(fitting | pair) <= _DETAILS_SIZE:
+            fitting |= pair
+    return fitting
+
+
+def _size(metadata: Mapping[str, str]) -> int:
+    return sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+
+
+def _bad_request(violations: Sequence[FieldViolation], most: int) -> error_details_pb2.BadRequest:
+    """Return the violations, as many as fit into `most` bytes."""
     bad_request = error_details_pb2.BadRequest()
     size = 0
     for violation in violations:
         told = error_details_pb2.BadRequest.FieldViolation(
-            field=violation.field, description=violation.description, reason=violation.rule
+            field=_encodable(violation.field),
+            description=_encodable(violation.description),
+            reason=_encodable(violation.rule),
         )
         size += told.ByteSize()
-        if size > _VIOLATIONS_SIZE:
+        if size > most:
             break
         bad_request.field_violations.append(told)
     return bad_request

@@ -135,3 +135,31 @@ def test_a_long_message_fits_into_headers_as_grpc_writes_it(character: str) -> N
     written = len(quote(status.message, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}"))
     assert 990 <= written <= 1010
     assert written + len(status.SerializeToString()) * 4 / 3 < 8000
+
+
+def test_metadata_that_a_header_does_not_let_through_is_left_out() -> None:
+    error = ServiceError(
+        grpc.StatusCode.NOT_FOUND, "NO_SUCH_DESK", "no", metadata={"long": "x" * 9000, "desk": "7", "half": "\ud800"}
+    )
+
+    info = error_details_pb2.ErrorInfo()
+    assert to_status(error, domain="desk.v1").details[0].Unpack(info)
+
+    assert dict(info.metadata) == {"desk": "7", "half": "?"}
+
+
+def test_metadata_and_violations_share_what_a_header_lets_through() -> None:
+    error = ServiceError(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "WRONG",
+        "wrong",
+        metadata={"text": "x" * 3000},
+        violations=[FieldViolation(f"lines[{number}]\ud800", "is wrong") for number in range(500)],
+    )
+
+    status = to_status(error, domain="desk.v1")
+
+    assert status.ByteSize() < 6000
+    bad_request = error_details_pb2.BadRequest()
+    assert status.details[1].Unpack(bad_request)
+    assert bad_request.field_violations[0].field == "lines[0]?"
