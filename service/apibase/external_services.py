@@ -36,6 +36,8 @@ class ExternalServices:
 
     def claim(self, name: str) -> None:
         """Take a service's name. Raises `ContractError` where it is taken."""
+        if name in _CALLBACKS or name == _HEALTH:
+            raise ContractError(f"{name} is served by the app itself; leave it out")
         if name in self._names:
             raise ContractError(f"{name} is served twice; add one implementation of it")
         self._names.append(name)
@@ -51,8 +53,6 @@ class ExternalServices:
             if name == _HEALTH:
                 self._unused.append(name)
                 return
-            if name in _CALLBACKS:
-                raise ContractError(f"{name} is served by the app itself; leave it out")
             _check_contract(name)
             self.claim(name)
         self._handlers += taken.handlers

@@ -94,3 +94,13 @@ async def test_a_service_of_no_contract_is_served_too(settings: Settings) -> Non
         with refused() as told:
             await daprd.channel.unary_unary("/no.Contract/Pong")(b"")
     assert told.code is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_what_the_app_serves_itself_is_no_servicer_of_a_services(settings: Settings) -> None:
+    class Callbacks(appcallback_pb2_grpc.AppCallbackServicer): ...
+
+    class Probes(health_pb2_grpc.HealthServicer): ...
+
+    for servicer in (Callbacks(), Probes()):
+        with pytest.raises(ContractError, match=r"is served by the app itself; leave it out"):
+            App(settings).add_servicer(servicer)
