@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from protovalidate import Validator
+from protovalidate import EvaluationError, Validator
 
 from apibase.errors import FieldViolation, InvalidRequest
+from apibase.observability.redaction import marked_names
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -16,13 +17,22 @@ _validator = Validator()
 
 
 def validate(message: Message) -> None:
-    """Raise `InvalidRequest` with every violation when `message` breaks a rule of its contract."""
-    violations = _validator.collect_violations(message)
+    """Raise `InvalidRequest` with every violation when `message` breaks a rule of its contract.
+
+    A rule that can't be evaluated on it, as one that divides by a field which is 0, is broken too: the same message would
+    never pass.
+    """
+    try:
+        violations = _validator.collect_violations(message)
+    except EvaluationError as error:
+        # A key that a rule asks for in vain is quoted.
+        why = "a rule can't be evaluated" + ("" if marked_names(message.DESCRIPTOR) else f": {error}")
+        raise InvalidRequest([FieldViolation("(message)", why)]) from error
     if violations:
         raise InvalidRequest(
             [
                 FieldViolation(
-                    field=_path(violation.proto.field),
+                    field=_path(violation.proto.field, message.DESCRIPTOR),
                     description=violation.proto.message or f"breaks the rule {violation.proto.rule_id}",
                     rule=violation.proto.rule_id,
                 )
@@ -31,13 +41,22 @@ def validate(message: Message) -> None:
         )
 
 
-def _path(path: FieldPathPb | None) -> str:
-    """Return a field path as people write it: `lines[0].quantity`, `labels["a"]`."""
+def _path(path: FieldPathPb | None, kind: Any) -> str:  # noqa: ANN401 - generated and native descriptors share no type
+    """Return a field path as people write it: `lines[0].quantity`, `labels["a"]`; without keys of what must not be shown."""
     text = ""
+    marked = False
     for element in path.elements if path is not None else ():
         text += f".{element.field_name}" if text else element.field_name
+        field = kind.fields_by_name.get(element.field_name) if kind is not None else None
+        marked = marked or (field is not None and field.GetOptions().debug_redact)
+        kind = field.message_type if field is not None else None
         subscript = element.subscript
         if subscript is None:
+            continue
+        if kind is not None and kind.GetOptions().map_entry:
+            kind = kind.fields_by_name["value"].message_type
+        if marked:
+            text += "[…]"
             continue
         text += f'["{subscript.value}"]' if isinstance(subscript.value, str) else f"[{subscript.value}]"
     return text or "(message)"

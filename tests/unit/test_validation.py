@@ -55,3 +55,22 @@ def test_a_violation_does_not_repeat_the_value() -> None:
         validate(service_pb2.PlaceOrderRequest(payment_token="hunter2" * 30))
 
     assert "hunter2" not in f"{caught.value} {caught.value.violations}"
+
+
+@pytest.mark.req("R3.3")
+def test_a_rule_that_can_not_be_evaluated_on_a_message_is_broken_by_it(post: Desk) -> None:
+    with pytest.raises(InvalidRequest, match=r"a rule can't be evaluated: error evaluating ratio\.whole"):
+        validate(post.pb2.Ratio(total=1))
+
+
+@pytest.mark.req("R13.4")
+def test_keys_of_what_must_not_be_shown_are_in_no_violation(post: Desk) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        validate(post.pb2.Share(total=1, parts=1, holders={"hunter2": ""}))
+    (violation,) = caught.value.violations
+    assert (violation.field, violation.rule) == ("holders[…]", "string.min_len")
+    assert "hunter2" not in str(caught.value)
+
+    with pytest.raises(InvalidRequest) as caught:
+        validate(post.pb2.Share(total=1))
+    assert caught.value.message == "(message): a rule can't be evaluated"
