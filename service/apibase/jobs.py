@@ -50,6 +50,9 @@ class JobRegistrar:
                     changed = await self._register(name, route.options)
                 except SidecarError as error:
                     logger.warning("job {!r} is not registered yet, next try in {:.0f} s: {}", name, pause, error)
+                except Exception:  # noqa: BLE001 - one that can't be declared takes no other job with it
+                    del self._left[name]
+                    logger.exception("job {!r} can't be registered", name)
                 else:
                     del self._left[name]
                     logger.info("job {!r} is {}", name, "registered" if changed else "registered already")
