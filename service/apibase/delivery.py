@@ -5,15 +5,15 @@
 | returns | SUCCESS | OK |
 | `Drop`, data that is not the message, data that breaks a rule of the contract | dead letter | OK, logged |
 | not called: the data is larger than `max_message_bytes`, or daprd has lost it on the way | DROP | OK, logged |
-| a `ServiceError` of the service's own that is not retryable | dead letter | its status |
-| `Retry`, a retryable `ServiceError`, a failing sidecar or component, another app's error | RETRY | its status |
+| a `ServiceError` of the service's own that is not retryable | dead letter | its status; for UNIMPLEMENTED, INTERNAL |
+| `Retry`, a retryable `ServiceError`, a failing sidecar or component, another app's error | RETRY | its status; for NOT_FOUND, ABORTED |
 | any other exception | RETRY | INTERNAL |
 
 A dead letter is published by the chassis (see `dead_letters`); then the event is acknowledged, and if that publishing
 fails it is RETRY, or DROP where the letter is too large (daprd then writes its own, without a reason). Without a dead-
-letter topic the event is logged and dropped. An event that names no type, where no handler can be told, and one that protobuf can't
-read (see `callback_requests`) are DROP: daprd buries those as they came. UNIMPLEMENTED never leaves for an event: daprd would
-acknowledge and lose it.
+letter topic the event is logged and dropped. An event that names no type (or has the one that daprd gives to such), where
+no handler can be told, and one that protobuf can't read (see `callback_requests`) are DROP: daprd buries those as they
+came. UNIMPLEMENTED never leaves for an event: daprd would acknowledge and lose it.
 
 Where the contract says `deduplicate_for`, an event is claimed before (see `deduplication`): one that was handled is SUCCESS
 without a call, one that somebody else is handling, or of which the store can't tell, RETRY.
@@ -172,7 +172,9 @@ class TopicDelivery:
             return "DROP", reason
         try:
             await self._dead_letters.publish(route, incoming, death)
-        except Exception as error:  # noqa: BLE001 - whatever it is, daprd is told what to do
+        except (Exception, asyncio.CancelledError) as error:  # whatever it is, daprd is told what to do
+            if is_cancelled():
+                raise
             if isinstance(error, SidecarError) and error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 # Too large with its reason: another try would not help, and daprd buries the event as it came.
                 return "DROP", f"{reason}; its dead letter is too large, so the sidecar's own has no reason"
@@ -191,7 +193,7 @@ async def deliver_directly(route: Route, incoming: Incoming, remaining: float | 
         text = str(outcome.error) or "the event is to be delivered again"
         failure = ServiceError(grpc.StatusCode.ABORTED, chassis_reason(errors_pb2.ERROR_REASON_RETRY), text)
     elif outcome.error is not None:
-        failure = tell(route.name, outcome.error)
+        failure = _as_daprd_takes_it(tell(route.name, outcome.error))
     code = failure.code.name if failure else "OK"
     fields = {
         "method": route.name,
@@ -201,6 +203,27 @@ async def deliver_directly(route: Route, incoming: Incoming, remaining: float | 
     }
     log_outcome("WARNING" if failure else "DEBUG", "apibase.event", f"{route.name} {failure or code}", fields)
     return failure
+
+
+def _as_daprd_takes_it(failure: ServiceError) -> ServiceError:
+    """Return an error with a code that means to daprd what it means here.
+
+    UNIMPLEMENTED would have it call the Alpha form, which runs the handler again; NOT_FOUND is a job's success.
+    """
+    misread = failure.code is grpc.StatusCode.UNIMPLEMENTED or (
+        failure.code is grpc.StatusCode.NOT_FOUND and failure.retryable
+    )
+    if not misread:
+        return failure
+    code = grpc.StatusCode.ABORTED if failure.retryable else grpc.StatusCode.INTERNAL
+    return ServiceError(
+        code,
+        failure.reason,
+        failure.message,
+        metadata=failure.metadata,
+        violations=failure.violations,
+        retryable=failure.retryable,
+    )
 
 
 def _why(route: TopicRoute, error: BaseException) -> str:

@@ -36,7 +36,7 @@ class Graveyard:
 
     def __init__(self) -> None:
         self.buried: list[tuple[TopicRoute, Incoming, Death]] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     async def publish(self, route: TopicRoute, incoming: Incoming, death: Death) -> None:
         if self.error is not None:

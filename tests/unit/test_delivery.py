@@ -20,6 +20,7 @@ from tests.unit.app_channels import Graveyard, topic_event
 from tests.unit.conftest import Log
 
 Code = grpc.StatusCode
+RETRYABLE = (Code.ABORTED, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE)
 INCOMING = Incoming(topic_event(), b"{}", Empty())
 
 
@@ -45,11 +46,18 @@ TABLE = [
     *(
         pytest.param(service_error(code), Death("REASON", "hunter3"), code, True, id=f"the service's {code.name}")
         for code in Code
-        if code not in {Code.OK, Code.ABORTED, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE}
+        if code not in {Code.OK, Code.UNIMPLEMENTED, *RETRYABLE}
+    ),
+    pytest.param(
+        service_error(Code.UNIMPLEMENTED),
+        Death("REASON", "hunter3"),
+        Code.INTERNAL,
+        False,
+        id="the service's UNIMPLEMENTED, which daprd takes for a method that is not there",
     ),
     *(
         pytest.param(service_error(code), None, code, True, id=f"the service's {code.name}, which is retryable")
-        for code in (Code.ABORTED, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE)
+        for code in RETRYABLE
     ),
     pytest.param(
         service_error(Code.UNAVAILABLE, retryable=False),
@@ -59,7 +67,11 @@ TABLE = [
         id="an UNAVAILABLE that says that it is final",
     ),
     pytest.param(
-        service_error(Code.NOT_FOUND, retryable=True), None, Code.NOT_FOUND, True, id="a NOT_FOUND that will be mended"
+        service_error(Code.NOT_FOUND, retryable=True),
+        None,
+        Code.ABORTED,
+        False,
+        id="a NOT_FOUND that will be mended, which daprd takes for a job that is done",
     ),
     pytest.param(Retry(), None, Code.ABORTED, True, id="Retry"),
     pytest.param(SidecarUnavailable("hunter2"), None, Code.UNAVAILABLE, False, id="no sidecar"),
@@ -134,9 +146,10 @@ async def test_without_a_dead_letter_topic_what_would_be_buried_is_dropped_for_g
         SidecarError(Code.INVALID_ARGUMENT, "ERR", "bad"),
         ValueError("bad"),
         TypeError("bad"),
+        asyncio.CancelledError("a call that was cancelled, not this one"),
     ],
 )
-async def test_an_event_that_can_not_be_buried_comes_again(log: Log, failure: Exception) -> None:
+async def test_an_event_that_can_not_be_buried_comes_again(log: Log, failure: BaseException) -> None:
     graveyard = Graveyard()
     graveyard.error = failure
 
