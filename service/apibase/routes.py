@@ -22,6 +22,7 @@ from apibase.contract import (
 )
 from apibase.contract.match_guard import guarded
 from apibase.decoding import decode
+from apibase.threads import as_async
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
@@ -37,6 +38,7 @@ DEFAULT_PATH = "(default)"
 GENERIC_EVENT_TYPE = "com.dapr.event.sent"
 """The CloudEvent type that daprd gives to events of publishers that name none."""
 
+_NO_TYPE = frozenset({GENERIC_EVENT_TYPE, ""})
 
 Headers = tuple[tuple[str, str | bytes], ...]
 
@@ -127,7 +129,7 @@ class RouteTable:
                     f"{type(servicer).__qualname__} listens to {where(listener.method)} but does not implement it; "
                     "add the method"
                 )
-            self._add_listener(listener, getattr(servicer, listener.method.name))
+            self._add_listener(listener, as_async(getattr(servicer, listener.method.name), None))
         return len(found)
 
     def declare(self, service: ServiceDescriptor) -> list[Listener]:
@@ -199,6 +201,20 @@ class RouteTable:
         for setting in _OF_ALL:
             agreed = next((said for each in routes if (said := getattr(each, setting))), getattr(route, setting))
             routes[:] = [replace(each, **{setting: agreed}) for each in routes]
+        self._check_dead_letters(route)
+
+    def _check_dead_letters(self, route: TopicRoute) -> None:
+        """Raise `ContractError` where a bad event would go round for ever, from one dead-letter topic to the next."""
+        way, topic = [], route.topic
+        while topic and topic not in way:
+            way.append(topic)
+            routes = self._topics.get((route.pubsub_name, topic), [])
+            topic = routes[0].dead_letter_topic if routes else ""
+        if topic:
+            raise ContractError(
+                f"{route.place or route.name}: the dead letters of {route.pubsub_name!r} go round for ever, "
+                f"{' to '.join([*way, topic])}; name another dead-letter topic"
+            )
 
     def add_binding(self, name: str, route: Route) -> None:
         """Add the handler of an input binding."""
@@ -254,6 +270,11 @@ class RouteTable:
         by_rule = next((route for route in routes if route.match and route.name == path), None)
         return by_rule or self._elsewhere(event, path) or _plain(routes, event) or self._of_any_topic(event, path)
 
+    def is_ambiguous(self, event: EventContext) -> bool:
+        """Whether an event names no type, and its topic has several handlers that only a type tells apart."""
+        routes = self._topics.get((event.pubsub_name, event.topic), [])
+        return event.type in _NO_TYPE and sum(not route.match for route in routes) > 1
+
     def replayed(self, event: EventContext, handlers: Collection[str], found: TopicRoute | None) -> TopicRoute | None:
         """Return the handler of an event that is published again for `handlers`; None where it is for others.
 
@@ -291,7 +312,7 @@ def _plain(routes: list[TopicRoute], event: EventContext) -> TopicRoute | None:
         for route in plain:
             if route.event_type == wanted:
                 return route
-    return plain[0] if event.type in {GENERIC_EVENT_TYPE, ""} and len(plain) == 1 else None
+    return plain[0] if event.type in _NO_TYPE and len(plain) == 1 else None
 
 
 async def _nobody(message: Message, _context: EventContext) -> None:

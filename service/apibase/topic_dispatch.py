@@ -48,7 +48,7 @@ class TopicDispatch:
                         "event {} is published again for {}; acknowledged", event.id, ", ".join(handlers)
                     )
                     return "SUCCESS"
-            if route is None and not event.type:
+            if route is None and (not event.type or self._routes.is_ambiguous(event)):
                 logger.bind(event_id=event.id).warning(
                     "an event on topic {!r} of {!r} has no type, so no handler can be told; dropped",
                     event.topic,

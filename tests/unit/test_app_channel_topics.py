@@ -519,3 +519,14 @@ async def test_daprd_is_told_the_topics_with_their_dead_letter_topics(channel: g
         "desk",
         "desk.dead",
     )
+
+
+@pytest.mark.req("R3.4")
+@pytest.mark.parametrize("type_", ["", "com.dapr.event.sent"], ids=["none", "the one that Dapr gives"])
+async def test_an_event_of_no_type_of_its_own_is_not_lost_where_several_handlers_could_be_meant(
+    channel: grpc.aio.Channel, listener: Listener, log: Log, type_: str
+) -> None:
+    assert await deliver(channel, event(type=type_)) == DROP
+
+    assert listener.got == []
+    assert "has no type, so no handler can be told; dropped" in log.one(level="WARNING")["message"]

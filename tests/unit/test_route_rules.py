@@ -203,3 +203,30 @@ def test_nothing_is_handled_twice(what: str) -> None:
 def test_a_route_says_whose_reasons_its_errors_have(routes: RouteTable) -> None:
     assert {route.domain for route in (*routes.topics, *routes.bindings.values(), *routes.jobs.values())} == {"post.v1"}
     assert decorated("on_any").domain == "apibase"
+
+
+@pytest.mark.parametrize(
+    ("dead_letter_topics", "way"),
+    [
+        ({"letters": "letters"}, "letters to letters"),
+        ({"letters": "notes", "notes": "letters"}, "notes to letters to notes"),
+        ({"records": "letters", "notes": "letters", "letters": "notes"}, "letters to notes to letters"),
+    ],
+    ids=["one topic", "two topics", "two topics and one that leads there"],
+)
+def test_dead_letters_that_would_go_round_for_ever_stop_start_up(dead_letter_topics: dict[str, str], way: str) -> None:
+    routes = RouteTable()
+    *first, last = (decorated(topic, topic=topic, dead_letter_topic=dead) for topic, dead in dead_letter_topics.items())
+    for route in first:
+        routes.add_topic(route)
+
+    with pytest.raises(ContractError, match=f"the dead letters of 'events' go round for ever, {way}; name another"):
+        routes.add_topic(last)
+
+
+def test_a_listener_to_dead_letters_may_have_dead_letters_of_its_own() -> None:
+    routes = RouteTable()
+    for topic in ("letters", "letters.dead", "letters.dead.dead"):
+        routes.add_topic(decorated(topic, topic=topic, dead_letter_topic=f"{topic}.dead"))
+
+    assert len(routes.subscriptions) == 3

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
 from apibase import App, ContractError, Settings
-from apibase.routes import RouteTable
+from apibase.routes import Incoming, RouteTable
 from tests.unit.app_channels import topic_event
 
 if TYPE_CHECKING:
@@ -144,3 +148,28 @@ def test_an_app_takes_one_implementation_of_a_service(desk: Desk) -> None:
 
     with pytest.raises(ContractError, match=r"desk.v1.Desk is served twice; add one implementation of it"):
         app.add_servicer(desk.grpc.DeskServicer())
+
+
+def test_a_listener_that_is_a_plain_function_runs_in_a_thread(desk: Desk, events: type) -> None:
+    threads = []
+
+    class Plain(events):  # type: ignore[misc]
+        def OnTick(self, request: Any, context: Any) -> None:
+            threads.append(threading.current_thread())
+
+    routes = RouteTable()
+    routes.add(Plain())
+    event = replace(topic_event(), kind="binding", source="tick")
+    asyncio.run(routes.bindings["tick"].handler(Incoming(event, b"", Empty())))  # type: ignore[arg-type]
+
+    (thread,) = threads
+    assert thread is not threading.main_thread()
+
+
+def test_a_listener_that_is_a_generator_stops_start_up(events: type) -> None:
+    class Yielding(events):  # type: ignore[misc]
+        async def OnTick(self, request: Any, context: Any) -> Any:
+            yield
+
+    with pytest.raises(TypeError, match="is a generator"):
+        RouteTable().add(Yielding())
