@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import message_factory
 
 from apibase.contract.positions import line_of
-from apibase.event_identity import Deduplication, check_key, remember_for
+from apibase.deduplication.identity import Deduplication, check_key, remember_for
 from dapr_contract.v1 import annotations_pb2
 
 if TYPE_CHECKING:

@@ -39,13 +39,15 @@ def _guarded_alternative(match: str) -> str:
 
 
 def _alternatives(match: str) -> list[str]:
-    """Split a rule at the `||` that stand in no parentheses, brackets or strings."""
+    """Split a rule at the `||` that stand in no parentheses, brackets or strings; not where one is part of a `? :`."""
     strings = {at for found in _STRING.finditer(match) for at in range(*found.span())}
     parts, depth, begin = [], 0, 0
     for at, character in enumerate(match):
         if at in strings:
             continue
         depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and character == "?":
+            return [match.strip()]  # It binds less than `||`.
         if depth == 0 and match.startswith("||", at):
             parts.append(match[begin:at].strip())
             begin = at + 2

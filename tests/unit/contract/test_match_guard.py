@@ -27,6 +27,10 @@ MAP = "has(event.data) && type(event.data) == map"
             '(event.type == "a" || event.data.b == 1) && event.source == "s"',
             f'({MAP} && has(event.data.b) && ((event.type == "a" || event.data.b == 1) && event.source == "s"))',
         ),
+        (
+            'event.data.b ? event.type == "a" : event.type == "b" || event.source == "s"',
+            f'({MAP} && has(event.data.b) && (event.data.b ? event.type == "a" : event.type == "b" || event.source == "s"))',
+        ),
     ],
     ids=[
         "no data",
@@ -38,6 +42,7 @@ MAP = "has(event.data) && type(event.data) == map"
         "an alternative",
         "bars in a string",
         "parentheses",
+        "a choice",
     ],
 )
 def test_a_rule_is_guarded_by_the_fields_that_it_names(match: str, told: str) -> None:

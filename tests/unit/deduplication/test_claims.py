@@ -17,9 +17,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from apibase import Conflict, Drop, Retry, ServiceError, SidecarError, SidecarUnavailable
 from apibase.cancellation import is_cancelled
 from apibase.deadline import deadline
-from apibase.deduplication import Busy, Claim, ClaimLost, Deduplicator, Repetition
+from apibase.deduplication import MISSING, Busy, Claim, ClaimLost, Deduplicator, Repetition
 from apibase.delivery import TopicDelivery
-from apibase.event_identity import MISSING
 from apibase.routes import Incoming, RouteTable
 from dapr_contract.v1.deduplication_pb2 import HandledEvent
 from tests.unit.app_channels import Graveyard, Listener, topic_event
@@ -280,7 +279,7 @@ async def test_a_claim_that_the_sidecar_took_over_twice_is_ours(store: Store) ->
     store.after_save(key, again)
 
     claim = await claimed(store)
-    assert (await store.record(key)).claim == claim._id
+    assert (await store.record(key)).claim == claim._record._id
 
 
 async def test_a_claim_that_is_taken_over_when_it_is_let_go_is_left_alone(store: Store, log: Log) -> None:
@@ -353,7 +352,7 @@ async def test_a_record_whose_answer_got_lost_is_found_to_be_written(store: Stor
 async def test_what_can_not_be_recorded_is_done_all_the_same_and_said_so(
     store: Store, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apibase.deduplication._SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr("apibase.deduplication.claims._SETTLE_SECONDS", 0.05)
     async with await claimed(store) as claim:
         store.away = True
         await claim.done()
@@ -370,7 +369,7 @@ async def test_what_can_not_be_recorded_is_done_all_the_same_and_said_so(
 async def test_what_can_not_be_let_go_lapses_with_the_lease(
     store: Store, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apibase.deduplication._SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr("apibase.deduplication.claims._SETTLE_SECONDS", 0.05)
     async with await claimed(store):
         store.slow = asyncio.Event()
 
@@ -473,7 +472,7 @@ async def test_a_paused_process_does_not_touch_what_another_has_taken_over(store
             await mine.done()
 
     record = await store.only_record()
-    assert record.claim != mine._id
+    assert record.claim != mine._record._id
     assert record.HasField("claimed_until")
     told = [line["message"] for line in log.of(level="WARNING") if "it may be done twice" in line["message"]]
     assert len(told) == (1 if ending == "done" else 0)
@@ -640,7 +639,7 @@ async def test_closing_waits_for_handlers_that_have_not_seen_yet_that_they_are_c
 async def test_closing_does_not_wait_for_a_store_that_does_not_answer(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apibase.deduplication._SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr("apibase.deduplication.claims._SETTLE_SECONDS", 0.05)
     owner = deduplicator(store)
     await owner.close()
     store.slow = asyncio.Event()
@@ -731,7 +730,7 @@ async def test_a_field_tells_raw_records_apart_whose_ids_are_new_each_time(ledge
 async def test_a_message_that_tells_events_apart_is_decoded_once(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apibase.routes.decode", lambda *_args, **_options: pytest.fail("decoded again"))
+    monkeypatch.setattr("apibase.routes.table.decode", lambda *_args, **_options: pytest.fail("decoded again"))
 
     assert await ledger.transfer(b'{"order": {"reference": "a"}}') == "SUCCESS"
 
@@ -867,7 +866,7 @@ async def test_without_the_store_no_handler_is_called_and_the_event_comes_again(
 async def test_what_is_handled_and_can_not_be_recorded_is_acknowledged(
     ledger: Ledger, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apibase.deduplication._SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr("apibase.deduplication.claims._SETTLE_SECONDS", 0.05)
     key = deduplicator(ledger.store).key(HANDLER, WHAT)
 
     async def lose_the_store() -> None:

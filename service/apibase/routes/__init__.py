@@ -1,0 +1,18 @@
+"""Routes: what can reach an app, and the handler of each."""
+
+from apibase.routes.route import Handler, Headers, Incoming, JobRoute, Route, TopicRoute
+from apibase.routes.table import RouteTable, contract_handler
+from apibase.routes.topics import DEFAULT_PATH, GENERIC_EVENT_TYPE
+
+__all__ = [
+    "DEFAULT_PATH",
+    "GENERIC_EVENT_TYPE",
+    "Handler",
+    "Headers",
+    "Incoming",
+    "JobRoute",
+    "Route",
+    "RouteTable",
+    "TopicRoute",
+    "contract_handler",
+]
