@@ -4,124 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
-from dapr.proto.common.v1 import common_pb2
-from dapr.proto.runtime.v1 import dapr_pb2_grpc, invoke_pb2
 
-from apibase import Settings, Sidecar
-from apibase.contract.codegen import generate
-from apibase.local.options import StackOptions
-from apibase.local.stack import Stack
-from apibase.local.topology import read_topology
-from tests.sidecar.redis_streams import RedisStreams
-from tests.sidecar.shop import eventually, running
+from tests.sidecar.poison import envelope, good
+from tests.sidecar.probe import Probe, dapr, generated, probe
+from tests.sidecar.shop import eventually
+
+__all__ = ["dapr", "generated", "probe"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-HERE = Path(__file__).parent / "inbound"
-
-
-@dataclass
-class Probe:
-    """The probe app behind its sidecar, the caller's sidecar, and the broker."""
-
-    stack: Stack
-    caller: Sidecar
-    redis: RedisStreams
-
-    async def publish(
-        self, topic: str, task: dict[str, Any] | bytes, *, type_: str = "probe.v1.Task", **options: Any
-    ) -> str:
-        """Publish through the caller's sidecar and return the CloudEvent's id."""
-        id_ = uuid.uuid4().hex
-        data = task if isinstance(task, bytes) else json.dumps(task)
-        metadata = {"cloudevent.id": id_, "cloudevent.type": type_, **options.pop("metadata", {})}
-        options.setdefault("data_content_type", "application/json")
-        await self.caller.client.publish_event("events", topic, data, publish_metadata=metadata, **options)
-        return id_
-
-    async def invoke(self, method: str, text: str = "") -> tuple[grpc.StatusCode, str]:
-        """Invoke a method of the app by its name; return the status, and the answer or what is wrong."""
-        request = invoke_pb2.InvokeServiceRequest(id="probe")
-        request.message.method, request.message.content_type = method, "text/plain"
-        request.message.data.value = text.encode()
-        request.message.http_extension.verb = common_pb2.HTTPExtension.POST
-        try:
-            answer = await dapr_pb2_grpc.DaprStub(self.caller.channel()).InvokeService(request, timeout=10)
-        except grpc.aio.AioRpcError as error:
-            return error.code(), error.details() or ""
-        return grpc.StatusCode.OK, answer.data.value.decode()
-
-    def log(self) -> list[dict[str, Any]]:
-        """The JSON lines of the app's log so far."""
-        lines = self.stack.app("probe").log_path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
-
-    async def turns(self, id_: str, count: int = 1) -> list[dict[str, Any]]:
-        """Wait until an id was taken `count` times, and return each time's line."""
-
-        async def probe() -> list[dict[str, Any]] | None:
-            found = [line for line in self.log() if line.get("logger") == "probe" and line["id"] == id_]
-            return found if len(found) >= count else None
-
-        return await eventually(probe, within=20, what=f"{id_} was taken {count} times")
-
-    async def verdict(self, event_id: str, verdict: str) -> dict[str, Any]:
-        """Wait until an event got a verdict, and return the line that says so."""
-
-        async def probe() -> dict[str, Any] | None:
-            lines = [line for line in self.log() if line.get("event_id") == event_id and line.get("verdict") == verdict]
-            return lines[0] if lines else None
-
-        return await eventually(probe, within=20, what=f"event {event_id} is {verdict}")
-
-    async def dead(self, topic: str, event_id: str) -> dict[str, Any]:
-        """Wait for an event's dead letter."""
-
-        async def probe() -> dict[str, Any] | None:
-            return next((event for event in await self.redis.events(topic) if event["id"] == event_id), None)
-
-        return await eventually(probe, within=20, what=f"event {event_id} lies on {topic}")
-
-    async def all_acknowledged(self, topic: str) -> None:
-        async def probe() -> bool:
-            return await self.redis.pending(topic, "probe") == 0
-
-        await eventually(probe, within=20, what=f"nothing of {topic} is pending")
-
-
-@pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("generated")
-    generate([HERE / "protos"], out)
-    return out
-
-
-@pytest.fixture(scope="module", params=["1.18", pytest.param("1.14", marks=pytest.mark.full)])
-def dapr(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def probe(generated: Path, dapr: str) -> AsyncIterator[Probe]:
-    path = ":".join([str(generated), *filter(None, sys.path)])
-    options = StackOptions(env={"probe": {"PYTHONPATH": path}}, dapr=dapr)
-    async with Stack(read_topology(HERE / "compose" / "dapr.yaml"), options) as stack:
-        running.append(stack)
-        caller = Sidecar(Settings(app_id="caller", dapr_grpc_endpoint=stack.sidecar("caller").grpc_address))
-        assert stack.platform is not None
-        yield Probe(stack, caller, RedisStreams(stack.platform.env["PROBE_REDIS"]))
-        await caller.close()
-        running.remove(stack)
+TASK = "probe.v1.Task"
+NARROW_LIMIT = 4096
 
 
 @pytest.mark.req("R1.3", "R3.2", "R3.3", "R3.4")
@@ -142,14 +40,16 @@ async def test_a_rule_decides_before_the_type_does(probe: Probe) -> None:
     assert [line["handler"] for line in await probe.turns("t-calm")] == ["OnTask"]
 
 
-async def test_an_event_of_a_type_that_nobody_listens_to_is_acknowledged(probe: Probe) -> None:
-    event = await probe.publish("tasks", {"id": "x"}, type_="elsewhere.v1.Thing")
-    await probe.publish("tasks", {"id": "t-after"})
-    await probe.turns("t-after")
-    await probe.all_acknowledged("tasks")
-    assert event in {each["id"] for each in await probe.redis.events("tasks")}
-    assert event not in {each["id"] for each in await probe.redis.events("tasks.dead")}
-    assert not [line for line in probe.log() if line.get("id") == "x"]
+@pytest.mark.req("R3.4")
+@pytest.mark.parametrize("topic", ["tasks", "batches"])
+async def test_an_event_of_a_type_that_nobody_listens_to_is_acknowledged(probe: Probe, topic: str) -> None:
+    event = await probe.publish(topic, {"id": f"x-{topic}"}, type_="elsewhere.v1.Thing")
+    await probe.publish(topic, {"id": f"t-after-{topic}"})
+    await probe.turns(f"t-after-{topic}")
+    await probe.all_acknowledged(topic)
+    assert event in {each["id"] for each in await probe.redis.events(topic)}
+    assert event not in {each["id"] for each in await probe.redis.events(f"{topic}.dead")}
+    assert not [line for line in probe.log() if line.get("id") == f"x-{topic}"]
 
 
 @pytest.mark.req("R3.4")
@@ -161,6 +61,18 @@ async def test_what_asks_for_another_try_or_breaks_is_delivered_again(probe: Pro
     await probe.turns(id_, 2)
     await probe.verdict(event, "SUCCESS")
     assert all("inner text" not in str(line.get("reason")) for line in probe.log())
+
+
+@pytest.mark.req("R3.4", "R3.6")
+@pytest.mark.parametrize("topic", ["tasks", "batches"])
+async def test_an_event_whose_retries_are_used_up_is_daprds_dead_letter_and_blocks_nobody(
+    probe: Probe, topic: str
+) -> None:
+    event = await probe.publish(topic, {"id": f"t-always-{topic}", "wish": "always retry"})
+    letter = await probe.dead(f"{topic}.dead", event)
+    assert "dlreason" not in letter
+    assert len(await probe.turns(f"t-always-{topic}", 2)) > 1
+    await probe.all_acknowledged(topic)
 
 
 @pytest.mark.req("R3.4", "R3.6", "R13.4")
@@ -248,6 +160,47 @@ async def test_what_can_never_be_handled_and_has_no_dead_letter_topic_is_dropped
     await probe.all_acknowledged("hopeless")
 
 
+@pytest.mark.req("R3.4", "R3.6")
+async def test_an_event_whose_dead_letter_can_not_be_published_is_delivered_again(probe: Probe) -> None:
+    event = await probe.publish("locked", {"id": "t-locked", "wish": "drop once"})
+    line = await probe.verdict(event, "RETRY")
+    assert "ASKED_FOR: the task asked for it; its dead letter could not be published" in line["reason"]
+    await probe.turns("t-locked", 2)
+    await probe.verdict(event, "SUCCESS")
+    await probe.all_acknowledged("locked")
+
+
+@pytest.mark.req("R3.4", "R3.6")
+@pytest.mark.parametrize("topic", ["tasks", "batches"])
+async def test_an_event_whose_dead_letter_is_too_large_is_daprds_own_dead_letter(probe: Probe, topic: str) -> None:
+    mark = f"t-large-letter-{topic}"
+    # More than daprd's API takes (`--max-body-size`); its own dead letters don't pass it.
+    task = envelope(mark, TASK, data={"id": mark, "wish": "drop"}, huge="x" * (4 * 1024 * 1024))
+    record = json.dumps(task).encode()
+    await probe.redis.add(topic, record)
+    line = await probe.verdict(mark, "DROP")
+    assert line["reason"].startswith("ASKED_FOR: the task asked for it; its dead letter is too large")
+    await probe.dead(f"{topic}.dead", mark)
+    assert record in await probe.redis.records(f"{topic}.dead"), "as it came"
+    await probe.all_acknowledged(topic)
+    await probe.redis.forget(f"{topic}.dead")
+
+
+@pytest.mark.req("R3.6")
+async def test_an_event_that_is_larger_than_the_apps_server_reads_is_daprds_own_dead_letter_and_blocks_nobody(
+    probe: Probe,
+) -> None:
+    # Sixteen times the limit, and a MiB beside.
+    record = json.dumps(envelope("n-huge", TASK, data="x" * (17 * NARROW_LIMIT + 1024 * 1024))).encode()
+    await probe.redis.add("narrow", record)
+    await probe.redis.add("narrow", good("n-next", TASK))
+    await probe.turns("n-next", app="narrow")
+    await probe.dead("narrow.dead", "n-huge")
+    assert await probe.redis.records("narrow.dead") == [record]
+    await probe.all_acknowledged("narrow", app="narrow")
+    assert not [line for line in probe.log("narrow") if line.get("id") == "n-huge"]
+
+
 @pytest.mark.req("R3.5")
 async def test_each_entry_of_a_batch_gets_its_own_verdict(probe: Probe) -> None:
     wishes = {"b-ok": "", "b-drop": "drop", "b-retry": "retry once", "b-ok-too": ""}
@@ -290,6 +243,14 @@ async def test_an_invoked_methods_outcome_is_its_callers_status(probe: Probe) ->
     assert (code, "no method 'nothing'" in text) == (grpc.StatusCode.UNIMPLEMENTED, True)
 
 
+async def test_a_request_that_is_larger_than_the_app_takes_is_its_callers_resource_exhausted(probe: Probe) -> None:
+    assert await probe.invoke("measure", "x" * NARROW_LIMIT, app="narrow") == (grpc.StatusCode.OK, str(NARROW_LIMIT))
+    assert await probe.invoke("measure", "x" * (NARROW_LIMIT + 1), app="narrow") == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        f"the message has {NARROW_LIMIT + 1} bytes, this app takes {NARROW_LIMIT}",
+    )
+
+
 async def test_while_the_app_says_that_it_is_unwell_daprd_brings_it_nothing_and_afterwards_everything(
     probe: Probe,
 ) -> None:
@@ -310,10 +271,22 @@ async def test_a_cron_binding_calls_its_handler_at_its_interval(probe: Probe) ->
     assert [line["handler"] for line in lines[:3]] == ["OnTick"] * 3
 
 
+@pytest.mark.req("R6.1")
+async def test_a_binding_that_nobody_listens_to_is_not_read(probe: Probe) -> None:
+    # It has the schedule of the one that has a handler.
+    await probe.turns("tick", 3)
+    assert not [line for line in probe.log() if "unheard" in line["message"]]
+    assert "app has not subscribed to binding unheard" in probe.stack.sidecar("probe").log_path.read_text()
+
+
 async def test_a_job_of_the_contract_is_registered_and_runs_as_often_as_declared(probe: Probe, dapr: str) -> None:
     # 1.14's scheduler counts a run that it could not deliver, as it can't before the sidecar's stream to it is open.
-    lines = await probe.turns("nightly", 1 if dapr == "1.14" else 3)
-    assert {line["handler"] for line in lines} == {"Nightly"}
+    await probe.turns("nightly", 1 if dapr == "1.14" else 6)
+    # The binding has the same schedule, and no end.
+    await probe.turns("tick", 8)
+    taken = [line["handler"] for line in await probe.turns("nightly")]
+    assert taken == ["Nightly"] * (len(taken) if dapr == "1.14" else 6)
+    assert len(taken) <= 6
 
 
 async def test_a_job_that_fails_follows_its_failure_policy(probe: Probe, dapr: str) -> None:
@@ -330,6 +303,45 @@ async def test_a_job_that_is_dropped_is_done_with(probe: Probe, dapr: str) -> No
     # A job that fails comes again after a second; this one has not, when another that began with it has come three times.
     await probe.turns("tick", 5)
     assert len(await probe.turns("probe.v1.ProbeEvents.Hopeless")) == 1
+
+
+async def test_a_jobs_error_is_the_status_upon_which_its_failure_policy_is_followed(probe: Probe, dapr: str) -> None:
+    if dapr == "1.14":
+        pytest.skip("1.14 knows no failure policy")
+    codes = {"retry": "ABORTED", "refuse": "FAILED_PRECONDITION", "break": "INTERNAL"}
+    await asyncio.gather(*(probe.schedule(name, retries=1) for name in codes))
+    for name, code in codes.items():
+        await probe.done_with(name)
+        assert len(await probe.turns(name, app="narrow")) == 2, "once, and one retry"
+        ended = [line for line in probe.log("narrow") if line.get("source") == name and "code" in line]
+        assert [line["code"] for line in ended] == [code, code]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("drop", 0, "dropped an event of drop: the job asked for it"),
+        ("large", NARROW_LIMIT + 1, f"{NARROW_LIMIT + 1} bytes, more than APIBASE_MAX_MESSAGE_BYTES allows"),
+        ("unheard", 0, "no handler listens to job 'unheard'"),
+    ],
+    ids=["dropped by the handler", "too large", "nobody listens"],
+)
+async def test_a_job_that_can_never_be_done_is_done_with_and_said_so(
+    probe: Probe, dapr: str, name: str, size: int, said: str
+) -> None:
+    await probe.schedule(name, b"x" * size, retries=None if dapr == "1.14" else 5)
+    line = await probe.says(said, app="narrow")
+    assert line["level"] == "WARNING"
+    await probe.done_with(name)
+    assert len([line for line in probe.log("narrow") if said in line["message"]]) == 1
+    taken = [line for line in probe.log("narrow") if line.get("logger") == "narrow" and line["id"] == name]
+    assert len(taken) == (1 if name == "drop" else 0)
+
+
+async def test_a_job_as_large_as_may_be_is_done(probe: Probe) -> None:
+    await probe.schedule("measure", b"x" * NARROW_LIMIT)
+    (line,) = await probe.turns("measure", app="narrow")
+    assert line["size"] == NARROW_LIMIT
 
 
 async def test_a_listener_called_as_an_rpc_by_another_app_is_unimplemented(probe: Probe) -> None:

@@ -7,8 +7,8 @@ import uuid
 import pytest
 
 from tests.sidecar.poison import HANDLED, OURS, POISON, THEIRS, end_of, good
+from tests.sidecar.probe import Probe, dapr, generated, probe
 from tests.sidecar.shop import eventually
-from tests.sidecar.test_inbound import Probe, dapr, generated, probe
 
 __all__ = ["dapr", "generated", "probe"]
 

@@ -33,11 +33,11 @@ class Probe(probe_pb2_grpc.ProbeEventsServicer):
             topic=context.topic,
             well=self.well,
         ).info("took {}", id_)
-        if wish == "drop":
+        if wish == "drop" or (wish == "drop once" and first):
             raise Drop("the task asked for it", code="ASKED_FOR")
         if wish == "refuse":
             raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "NEVER", "this can never be done")
-        if wish == "retry once" and first:
+        if wish == "always retry" or (wish == "retry once" and first):
             raise Retry
         if wish == "break once" and first:
             raise RuntimeError("inner text")
@@ -59,6 +59,9 @@ class Probe(probe_pb2_grpc.ProbeEventsServicer):
 
     async def OnHopelessTask(self, request: Any, context: EventContext) -> Empty:
         return self.take("OnHopelessTask", context, request)
+
+    async def OnLockedTask(self, request: Any, context: EventContext) -> Empty:
+        return self.take("OnLockedTask", context, request)
 
     async def OnBatch(self, request: Any, context: EventContext) -> Empty:
         return self.take("OnBatch", context, request)
