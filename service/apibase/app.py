@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar, Unpack
+from typing import TYPE_CHECKING, NoReturn, TypeVar, Unpack
 
 import grpc
 from dapr.proto.runtime.v1 import appcallback_pb2
@@ -37,6 +38,7 @@ from apibase.routes import RouteTable
 from apibase.settings import Settings
 from apibase.streaming.history import StreamRequest
 from apibase.streaming.subscriptions import StreamingSubscriptions
+from apibase.threads import at_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -115,7 +117,7 @@ class App(Decorators):
         Raises `ContractError` for a class that implements no contract, and for contradictions.
         """
         service = servicer_contract(servicer)
-        if self._routes.add(servicer) == 0:
+        if self._routes.add(servicer, self._thread_pool) == 0:
             self._external.claim(service.full_name)
             self._services.append((service, servicer))
 
@@ -318,10 +320,20 @@ class App(Decorators):
         configure_logging(self.settings)
         _spare_the_collector()
         if sys.platform == "win32":
-            sys.exit(asyncio.run(self.serve()))
+            _exit(asyncio.run(self.serve()))
         import uvloop  # noqa: PLC0415 - only where it is needed
 
-        sys.exit(uvloop.run(self.serve()))
+        _exit(uvloop.run(self.serve()))
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process, with what still runs in threads: the interpreter would wait for those, for as long as they take."""
+    left = at_work()
+    if left:
+        logger.warning("ended while functions ran in threads, which can't be cancelled: {}", ", ".join(sorted(left)))
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _max_bytes(option: object, setting: int) -> int:

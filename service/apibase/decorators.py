@@ -146,7 +146,8 @@ class Decorators:
         if not health_check_callback:
             raise ValueError("a health check is a function; none was given")
         # In threads of its own: a probe does not wait for handlers.
-        self.health.set_check(as_async(health_check_callback, None))
+        # A thread of its own: it is asked while all of the others are busy too.
+        self.health.set_check(as_async(health_check_callback, ThreadPoolExecutor(1, thread_name_prefix="health")))
         return health_check_callback
 
     def add_external_service(self, servicer_callback: AddToServer, external_servicer: object) -> None:

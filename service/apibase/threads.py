@@ -38,8 +38,20 @@ def as_async(function: Callable[..., object], pool: Executor | None) -> Callable
     return on_loop if inspect.iscoroutinefunction(made) else in_thread
 
 
+_at_work: dict[object, str] = {}
+
+
+def at_work() -> list[str]:
+    """Return the names of the functions that run in threads now, whether or not anybody still waits for them."""
+    return list(_at_work.values())
+
+
 def _call(function: Callable[..., object], *arguments: object) -> object:
+    mark = object()
+    _at_work[mark] = getattr(function, "__qualname__", repr(function))
     try:
         return function(*arguments)
     except StopIteration as error:  # asyncio can't bring it out of a thread: who waits would wait for ever
         raise RuntimeError("the handler raised StopIteration") from error
+    finally:
+        del _at_work[mark]

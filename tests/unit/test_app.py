@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -368,3 +369,51 @@ async def test_the_process_itself_exits_with_the_code(
     assert code == (0 if with_sidecar else 1), log
     assert ("draining" if with_sidecar else "could not start") in log
     assert "Traceback" not in log
+
+
+STUCK = """
+import threading
+from apibase import App
+
+app = App()
+
+@app.register_health_check
+def check():
+    print("checking", flush=True)
+    threading.Event().wait()
+
+app.run()
+"""
+
+
+async def test_a_plain_function_that_does_not_end_does_not_hold_the_process_up(settings: Settings) -> None:
+    """A thread can't be cancelled, and the interpreter waits for each."""
+    environment = {
+        **os.environ,
+        "APP_PORT": "0",
+        "DAPR_GRPC_ENDPOINT": settings.sidecar_address,
+        "APIBASE_DRAIN_TIMEOUT": "0.1",
+        "APIBASE_LOG_FORMAT": "json",
+    }
+    async with FakeDapr(settings.sidecar_address):
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", STUCK, env=environment, stdout=pipe, stderr=pipe
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        log = ""
+        while "is ready" not in log:
+            log += (await asyncio.wait_for(process.stderr.readline(), 20)).decode()
+        port = re.search(r"listens on (127.0.0.1:\d+)", log)
+        assert port
+        async with grpc.aio.insecure_channel(port[1]) as channel:
+            asking = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert await asyncio.wait_for(process.stdout.readline(), 10) == b"checking\n"
+            process.send_signal(signal.SIGTERM)
+            code = await asyncio.wait_for(process.wait(), 10)
+            asking.cancel()
+        log += (await process.stderr.read()).decode()
+
+    assert code == 0, log
+    assert "ended while functions ran in threads, which can't be cancelled: check" in log

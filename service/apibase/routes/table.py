@@ -23,6 +23,7 @@ from apibase.threads import as_async
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from concurrent.futures import Executor
 
     from google.protobuf.descriptor import ServiceDescriptor
     from google.protobuf.message import Message
@@ -40,8 +41,10 @@ class RouteTable(TopicTable):
         self._jobs: dict[str, JobRoute] = {}
         self._methods: dict[str, Route] = {}
 
-    def add(self, servicer: object) -> int:
+    def add(self, servicer: object, pool: Executor | None = None) -> int:
         """Add the listeners of a servicer and return how many they are; none for a service of rpcs.
+
+        Those that are plain functions run in the threads of `pool`.
 
         Raises `ContractError` where a listener is not implemented, or contradicts another one.
         """
@@ -52,7 +55,7 @@ class RouteTable(TopicTable):
                     f"{type(servicer).__qualname__} listens to {where(listener.method)} but does not implement it; "
                     "add the method"
                 )
-            self._add_listener(listener, as_async(getattr(servicer, listener.method.name), None))
+            self._add_listener(listener, as_async(getattr(servicer, listener.method.name), pool))
         return len(found)
 
     def declare(self, service: ServiceDescriptor) -> list[Listener]:
