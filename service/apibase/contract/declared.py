@@ -187,6 +187,10 @@ def _topic(method: MethodDescriptor, topic: annotations_pb2.Topic) -> TopicListe
         raise ContractError(f"{where(method)} has a priority and no match; only matches are tried in order")
     if topic.raw_payload and topic.match:
         raise ContractError(f"{where(method)} has raw_payload and a match; a raw record has no attributes to match on")
+    if not topic.raw_payload and topic.metadata.get("rawPayload", "false").lower() != "false":
+        raise ContractError(
+            f"{where(method)} has the metadata rawPayload; say raw_payload instead, by which it is decoded"
+        )
     _check_deduplication(method, topic)
     return TopicListener(method, topic)
 
@@ -210,7 +214,7 @@ def _check_deduplication(method: MethodDescriptor, topic: annotations_pb2.Topic)
                 f"{where(method)}: deduplicate_by {topic.deduplicate_by!r} can't tell events apart: {error}; "
                 "name a field that can, or none for the CloudEvent's source and id"
             ) from error
-    elif topic.raw_payload or topic.metadata.get("rawPayload", "false").lower() != "false":
+    elif topic.raw_payload:
         raise ContractError(
             f"{where(method)} has a raw payload and deduplicate_for without deduplicate_by; daprd gives a raw record "
             "a new id at each delivery, so name the field that tells records apart"
