@@ -40,9 +40,22 @@ def end_of(name: str, *, batches: bool) -> str:
     """Where a poison has to end on a topic that has several handlers, or one and events in batches."""
     if not batches:
         return POISON[name].end
-    if name in {"no type", "an empty type"}:
+    if name in {"no type", "an empty type", "the type that daprd gives"}:
         return HANDLED
     return THEIRS if name in {"no data", "broken protobuf"} else POISON[name].end
+
+
+SAID = {
+    "one byte too large": "TOO_LARGE",
+    "five times too large": "TOO_LARGE",
+    "a content type that is a number": "UNDECODABLE",
+    "a content type that daprd does not carry": "UNDECODABLE",
+    "an extension nested deeper than protobuf reads": "can't be read",
+    "no type": "has no type, so no handler can be told",
+    "an empty type": "has no type, so no handler can be told",
+    "the type that daprd gives": "has no type, so no handler can be told",
+}
+"""What the app's log says of a poison that it leaves to daprd's dead letters, where it comes alone on a topic of several handlers."""
 
 
 def good(mark: str, type_: str) -> bytes:
@@ -118,6 +131,7 @@ POISON = {
     # Of several handlers of a topic, none can be told; a topic's only one takes it.
     "no type": _event(THEIRS, type=None),
     "an empty type": _event(THEIRS, type=""),
+    "the type that daprd gives": _event(THEIRS, type="com.dapr.event.sent"),
     # What is odd, and no reason not to handle it.
     "unknown fields": _data(HANDLED, of_next_year={"a": [1, {}]}),
     "duplicate keys": _text(HANDLED, '"data": {', '"data": {"id": "another", '),

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from tests.sidecar.poison import HANDLED, OURS, POISON, THEIRS, end_of, good
+from tests.sidecar.poison import HANDLED, OURS, POISON, SAID, THEIRS, end_of, good
 from tests.sidecar.probe import Probe, dapr, generated, probe
 from tests.sidecar.shop import eventually
 
@@ -47,6 +47,22 @@ async def test_poison_ends_where_the_table_says_and_the_next_good_event_is_handl
     assert await ended(probe, topic, mark, record) == end_of(name, batches=topic == "batches")
     await probe.all_acknowledged(topic)
     assert len([line for line in probe.log() if line.get("logger") == "probe" and line["id"] == mark]) <= 1
+
+
+@pytest.mark.req("R3.4")
+@pytest.mark.parametrize("name", SAID)
+async def test_the_log_says_why_a_poison_is_left_to_daprds_dead_letters(probe: Probe, name: str) -> None:
+    mark = uuid.uuid4().hex
+    await probe.redis.add("tasks", POISON[name].record(mark, TASK))
+
+    async def said() -> list[str]:
+        lines = [line for line in probe.log() if line.get("event_id") == mark]
+        return [line.get("reason", line["message"]) for line in lines]
+
+    (reason,) = await eventually(said, within=20, what=f"the log says something of {mark}")
+    assert SAID[name] in reason
+    await probe.all_acknowledged("tasks")
+    await probe.redis.forget("tasks.dead")
 
 
 @pytest.mark.req("R3.4")

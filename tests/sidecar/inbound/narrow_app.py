@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import grpc
+from grpc import StatusCode as Code
 from loguru import logger
 
 from apibase import App, Drop, InvokeMethodRequest, JobEvent, Retry, ServiceError, SubscriptionMessage
@@ -20,23 +20,23 @@ async def on_narrow(message: SubscriptionMessage) -> None:
     logger.bind(logger="narrow", id=message.id()).info("took {}", message.id())
 
 
-@app.job_event("measure")
-@app.job_event("large")
-@app.job_event("drop")
-@app.job_event("refuse")
-@app.job_event("retry")
-@app.job_event("break")
+ERRORS: dict[str, Exception] = {
+    "drop": Drop("the job asked for it"),
+    "refuse": ServiceError(Code.FAILED_PRECONDITION, "NEVER", "this can never be done"),
+    "miss": ServiceError(Code.NOT_FOUND, "NEVER", "what the job is about is gone"),
+    "miss-for-now": ServiceError(Code.NOT_FOUND, "LATER", "what the job is about is not there yet", retryable=True),
+    "lack": ServiceError(Code.UNIMPLEMENTED, "NEVER", "nobody has written that"),
+    "retry": Retry(),
+    "break": RuntimeError("inner text"),
+}
+
+
 async def on_job(job: JobEvent) -> None:
     logger.bind(logger="narrow", id=job.name, size=len(job.data)).info("took {}", job.name)
-    match job.name:
-        case "drop":
-            raise Drop("the job asked for it")
-        case "refuse":
-            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "NEVER", "this can never be done")
-        case "retry":
-            raise Retry
-        case "break":
-            raise RuntimeError("inner text")
+    if job.name in ERRORS:
+        raise ERRORS[job.name]
 
 
+for name in ("measure", "large", *ERRORS):
+    app.job_event(name)(on_job)
 app.run()

@@ -42,8 +42,12 @@ class Depot(depot_pb2_grpc.DepotEventsServicer):
         match getattr(parcel, "wish", ""):
             case "drop":
                 raise Drop("the parcel asked for it", code="ASKED_FOR")
+            case "drop once" if turn == 1:
+                raise Drop("the parcel asked for it", code="ASKED_FOR")
             case "refuse":
                 raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "NEVER", "this can never be done")
+            case "lack":
+                raise ServiceError(grpc.StatusCode.UNIMPLEMENTED, "NEVER", "nobody has written that")
             case "retry once" if turn == 1:
                 raise Retry
             case "break once" if turn == 1:
@@ -63,6 +67,9 @@ class Depot(depot_pb2_grpc.DepotEventsServicer):
 
     async def OnLooseParcel(self, request: Any, context: EventContext) -> Empty:
         return self.take("OnLooseParcel", request, context)
+
+    async def OnLockedParcel(self, request: Any, context: EventContext) -> Empty:
+        return self.take("OnLockedParcel", request, context)
 
     async def OnBatch(self, request: Any, context: EventContext) -> Empty:
         return self.take("OnBatch", request, context)
