@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 Metadata = tuple[tuple[str, str | bytes], ...]
+_NAME = re.compile(r"[a-z0-9._-]+")
 _NOT_THERE = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN}
 """How a call of an app that has no such method, or of none at all, ends."""
 
@@ -39,11 +41,12 @@ def call(  # noqa: PLR0913
         typer.Option(
             "--data",
             "-d",
+            metavar="JSON",
             help="The request as JSON; @FILE or @- (standard input) to read it. A client stream: one JSON a line.",
         ),
     ] = "{}",
     app_id: Annotated[
-        str | None, typer.Option("--app-id", help="The app to call; default: the one that serves it.")
+        str | None, typer.Option("--app-id", metavar="APP", help="The app to call; default: the one that serves it.")
     ] = None,
     caller: Annotated[
         str | None,
@@ -52,9 +55,9 @@ def call(  # noqa: PLR0913
         ),
     ] = None,
     header: Annotated[
-        list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="Send metadata.")
+        list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="Send metadata; repeatable.")
     ] = None,
-    timeout: Annotated[str, typer.Option("--timeout", help="The deadline: 5s, 500ms, 1m.")] = "10s",
+    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="The deadline: 5s, 500ms, 1m.")] = "10s",
     file: TopologyFile = None,
     *,
     metadata_out: Annotated[
@@ -69,6 +72,7 @@ def call(  # noqa: PLR0913
     """
     project = find_project(file)
     seconds = read_seconds(timeout)
+    headers = read_headers(header or ())
 
     async def command(_: Interruption) -> int:
         state = running_stack(project.state_file)
@@ -79,12 +83,12 @@ def call(  # noqa: PLR0913
         trace = secrets.token_hex(16)
         address = f"{LOOPBACK}:{sidecar.grpc_port}"
         async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            target = known_app(state, app_id) if app_id else await _find_app(channel, state, method)
+            target = known_app(state, app_id, "--app-id") if app_id else await _find_app(channel, state, method)
             metadata: Metadata = (
                 ("dapr-app-id", target),
                 ("traceparent", f"00-{trace}-{secrets.token_hex(8)}-01"),
                 *((("dapr-stream", "true"),) if method.client_streams or method.server_streams else ()),
-                *_headers(header or ()),
+                *headers,
             )
             stderr_console().print(f"[dim]trace: {trace}[/]")
             outgoing = Outgoing(channel, method, metadata, seconds)
@@ -168,22 +172,32 @@ def _texts(data: str, method: Method) -> list[str]:
         text = sys.stdin.read()
     elif data.startswith("@"):
         try:
-            text = Path(data[1:]).read_text()
+            text = Path(data[1:]).read_text(encoding="utf-8")
         except OSError as error:
             message = f"{data[1:]}: {error.strerror}"
+            raise StackError(message) from error
+        except UnicodeDecodeError as error:
+            message = f"{data[1:]}: no text in UTF-8"
             raise StackError(message) from error
     else:
         text = data
     return [line for line in text.splitlines() if line.strip()] if method.client_streams else [text]
 
 
-def _headers(values: Sequence[str]) -> list[tuple[str, str]]:
+def read_headers(values: Sequence[str]) -> list[tuple[str, str]]:
+    """`Name: value` → ("name", "value")."""
     pairs = []
     for value in values:
         name, separator, text = value.partition(":")
         if not separator or not name.strip():
             raise typer.BadParameter(f"expected 'NAME: VALUE', found {value!r}", param_hint="--header")
-        pairs.append((name.strip().lower(), text.strip()))
+        pair = (name.strip().lower(), text.strip())
+        if not _NAME.fullmatch(pair[0]) or not (pair[1].isascii() and pair[1].isprintable()):
+            raise typer.BadParameter(
+                f"gRPC takes no metadata such as {value!r}: a name has letters, digits, '-', '_' and '.'; a value ASCII",
+                param_hint="--header",
+            )
+        pairs.append(pair)
     return pairs
 
 
@@ -197,13 +211,13 @@ def calling_sidecar(state: StackState, caller: str | None) -> InstanceState:
     raise _not_in_the_stack(f"--from {caller}", {instance.app_id for instance in state.instances})
 
 
-def known_app(state: StackState, app_id: str) -> str:
-    """An app that is named: of the stack, or of its file, as one that has joined by `apibase run` is."""
+def known_app(state: StackState, app_id: str, option: str) -> str:
+    """An app that an option names: of the stack, or of its file, as one that has joined by `apibase run` is."""
     known = {instance.app_id for instance in state.instances}
     if app_id not in known:
         known |= {app.app_id for app in read_topology(Path(state.topology)).apps}
     if app_id not in known:
-        raise _not_in_the_stack(f"--app-id {app_id}", known)
+        raise _not_in_the_stack(f"{option} {app_id}", known)
     return app_id
 
 

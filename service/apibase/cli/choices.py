@@ -18,13 +18,20 @@ if TYPE_CHECKING:
 
 TopologyFile = Annotated[
     Path | None,
-    typer.Option("--file", "-f", help="A multi-app run file; default: tool.apibase.topology, or compose/dapr.yaml."),
+    typer.Option(
+        "--file",
+        "-f",
+        metavar="FILE",
+        help="A multi-app run file; default: tool.apibase.topology, or compose/dapr.yaml.",
+    ),
 ]
 Replicas = Annotated[
-    list[str] | None, typer.Option("--replicas", metavar="APP=N", help="Run an app N times, each with its sidecar.")
+    list[str] | None,
+    typer.Option("--replicas", metavar="APP=N", help="Run an app N times, each with its sidecar; repeatable."),
 ]
 DataFolder = Annotated[
-    Path | None, typer.Option("--data", help="Keep the embedded backends' data in this folder from run to run.")
+    Path | None,
+    typer.Option("--data", metavar="FOLDER", help="Keep the embedded backends' data in this folder from run to run."),
 ]
 FixedPorts = Annotated[
     bool, typer.Option("--fixed-ports", help="Use the ports that the file names instead of free ones.")
@@ -56,7 +63,7 @@ def read_replicas(values: Iterable[str] | None) -> dict[str, int]:
 def read_seconds(value: str) -> float:
     """`5s`, `500ms`, `1m` or plain seconds."""
     match = _DURATION.fullmatch(value)
-    if not match:
+    if not match or not float(match[1]):
         raise typer.BadParameter(
             f"expected a duration such as 5s, 500ms or 1m, found {value!r}", param_hint="--timeout"
         )

@@ -94,7 +94,8 @@ class Contracts:
         short = [full for full in found if full.rpartition(".")[2] == wanted or full.endswith(f"/{wanted}")]
         near = short or difflib.get_close_matches(wanted, found, n=4, cutoff=0.5) or sorted(found)
         listed = "\n".join(f"  {full}" for full in near)
-        message = f"no rpc {wanted!r} in {self._file.name}; there {'are' if len(near) > 1 else 'is'}\n{listed}"
+        told = "there" if len(near) == len(found) else "nearest"
+        message = f"no rpc {wanted!r} in {self._file.name}; {told} {'are' if len(near) > 1 else 'is'}\n{listed}"
         raise StackError(message)
 
     def parse(self, kind: type[Message], text: str) -> Message:
@@ -108,6 +109,11 @@ class Contracts:
                 or f"the request is no {kind.DESCRIPTOR.full_name}: {error}"
             )
             raise StackError(problem) from error
+        # The parser takes `[]` and `""` for an object without fields.
+        if not text.lstrip().startswith("{") and (
+            problem := Explainer(self.pool).explain(kind.DESCRIPTOR.full_name, text)
+        ):
+            raise StackError(problem)
         return message
 
     def to_json(self, message: Message, *, indent: int | None) -> str:

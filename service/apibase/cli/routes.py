@@ -91,7 +91,7 @@ async def _of_app(rows: Sequence[Row], app_id: str, state_file: Path) -> list[Ro
     from apibase.cli.route_rows import narrowed  # noqa: PLC0415 - as above
 
     state = running_stack(state_file)
-    target = known_app(state, app_id)
+    target = known_app(state, app_id, "--app")
     address = f"{LOOPBACK}:{calling_sidecar(state, None).grpc_port}"
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         services = {row.service for row in rows if row.kind == "rpc"}

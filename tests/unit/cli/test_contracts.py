@@ -78,6 +78,12 @@ def test_an_unknown_method_is_answered_with_near_ones(contracts: Contracts, name
         contracts.method(name)
 
 
+@pytest.mark.parametrize(("name", "told"), [("EchoService/Echo", "nearest is"), ("Nothing.like/it", "there are")])
+def test_names_are_only_called_all_there_are_where_they_are(contracts: Contracts, name: str, told: str) -> None:
+    with pytest.raises(StackError, match=f"^no rpc '{name}' in descriptors.binpb; {told}"):
+        contracts.method(name)
+
+
 def test_an_unknown_field_is_named_with_those_there_are(contracts: Contracts) -> None:
     reply = contracts.method("toy.v1.EchoService/Echo").response
     with pytest.raises(StackError) as caught:
@@ -101,6 +107,8 @@ def test_an_unknown_field_is_named_with_those_there_are(contracts: Contracts) ->
         ('{"due": "soon"}', 'due: expected a time such as "2026-01-31T12:00:00Z", found "soon"'),
         ('{"urgent": "yes"}', 'urgent: expected true or false, found "yes"'),
         ("5", "expected an object, found 5"),
+        ("[]", "expected an object, found []"),
+        ('""', 'expected an object, found ""'),
     ],
 )
 def test_a_wrong_type_is_told_in_plain_words(listening: Contracts, text: str, said: str) -> None:
