@@ -36,13 +36,19 @@ SidecarAddress = Annotated[
     ),
 ]
 StoreName = Annotated[str, typer.Option("--store", metavar="NAME", help="The state store component of the archive.")]
-Code = Annotated[str, typer.Option("--code", help="Only letters with this code.")]
+Code = Annotated[str, typer.Option("--code", metavar="CODE", help="Only letters with this code.")]
 Handler = Annotated[
-    str, typer.Option("--handler", help="Only letters of this method: its full name, or the end of it.")
+    str,
+    typer.Option("--handler", metavar="METHOD", help="Only letters of this method: its full name, or the end of it."),
 ]
-Topic = Annotated[str, typer.Option("--topic", help="Only letters of this topic, or on this dead-letter topic.")]
+Topic = Annotated[
+    str, typer.Option("--topic", metavar="TOPIC", help="Only letters of this topic, or on this dead-letter topic.")
+]
 EventType = Annotated[
-    str, typer.Option("--type", help="Only letters of events of this type: its full name, or the end of it.")
+    str,
+    typer.Option(
+        "--type", metavar="TYPE", help="Only letters of events of this type: its full name, or the end of it."
+    ),
 ]
 Since = Annotated[str, typer.Option("--since", metavar="AGE", help="Only letters that are no older: 30m, 2h, 7d.")]
 LetterIds = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids, or beginnings that fit one only.")]
@@ -83,7 +89,7 @@ def list_letters(  # noqa: PLR0913
     topic: Topic = "",
     type_: EventType = "",
     since: Since = "",
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most this many; 0 for all.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most this many; 0 for all.")] = 50,
     sidecar: SidecarAddress = "",
     store: StoreName = "",
     file: TopologyFile = None,

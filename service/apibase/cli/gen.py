@@ -14,13 +14,17 @@ def gen(
     protos: Annotated[
         list[Path],
         typer.Option(
-            help="Folder that import paths are relative to; give it again for more.", exists=True, file_okay=False
+            metavar="FOLDER",
+            help="Folder that import paths are relative to; give it again for more.",
+            exists=True,
+            file_okay=False,
         ),
     ] = [Path("protos")],  # noqa: B006 - typer's way
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder of the generated code; what an earlier run made there and no contract gives any more is removed."
+            metavar="FOLDER",
+            help="Folder of the generated code; what an earlier run made there and no contract gives any more is removed.",
         ),
     ] = Path("generated"),
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 when generating would.")] = False,

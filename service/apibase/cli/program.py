@@ -4,22 +4,36 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from typer._click import Context
 
 _ABOUT = (
     "Services on Dapr, run on your own machine: sidecars, control plane, backends and apps, without a container engine."
 )
 
 
+class _Group(TyperGroup):
+    def get_params(self, ctx: Context) -> list[Any]:
+        return _without_types_of_flags(super().get_params(ctx))
+
+
+class _Command(TyperCommand):
+    def get_params(self, ctx: Context) -> list[Any]:
+        return _without_types_of_flags(super().get_params(ctx))
+
+
 def program(commands: Mapping[str, str]) -> typer.Typer:
     """Load each command's function, or group of commands, and put them together."""
     app = typer.Typer(
         name="apibase",
+        cls=_Group,
         help=_ABOUT,
         no_args_is_help=True,
         add_completion=False,
@@ -32,10 +46,20 @@ def program(commands: Mapping[str, str]) -> typer.Typer:
         module, _, function = reference.partition(":")
         command = getattr(import_module(module), function)
         if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
+            for each in command.registered_commands:
+                each.cls = _Command
+            app.add_typer(command, name=name, cls=_Group)
         else:
-            app.command(name)(command)
+            app.command(name, cls=_Command)(command)
     return app
+
+
+def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
+    """Take `<bool>` out of the help: a flag takes no value."""
+    for each in parameters:
+        if getattr(each, "is_flag", False):
+            each.metavar = ""
+    return parameters
 
 
 def _print_version(wanted: bool) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def run(
     app: Annotated[str, typer.Argument(metavar="APP", help="The app's id in the topology file.")],
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="Run this instead of the app's command.")
+        list[str] | None, typer.Argument(metavar="-- COMMAND", help="Run this instead of the app's command.")
     ] = None,
     file: TopologyFile = None,
     *,

@@ -28,10 +28,11 @@ def up(  # noqa: PLR0913
     file: TopologyFile = None,
     replicas: Replicas = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="APP", help="Start this app alone; repeatable.")
+        list[str] | None, typer.Option("--only", metavar="APP", help="Start only this app; repeatable.")
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option("--skip", metavar="APP", help="Leave this app out, to `run` it yourself.")
+        list[str] | None,
+        typer.Option("--skip", metavar="APP", help="Leave this app out, to `run` it yourself; repeatable."),
     ] = None,
     data: DataFolder = None,
     dapr: DaprSeries = SERIES,

@@ -71,6 +71,22 @@ def test_replicas_and_durations_are_read_or_refused() -> None:
             read_replicas([wrong])
     with pytest.raises(typer.BadParameter, match="a duration"):
         read_seconds("soon")
+    with pytest.raises(typer.BadParameter, match="a duration"):
+        read_seconds("0s")
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS), ("dlq", "list"), ("dlq", "replay")])
+def test_help_gives_no_type_to_flags_and_a_name_to_values(tmp_path: Path, words: tuple[str, ...]) -> None:
+    options = apibase(*words, "--help", cwd=tmp_path).stdout.partition("─ Options ─")[2]
+    assert "--help" in options
+    assert not {"<bool>", "<str>", "<path>"} & set(options.split())
+
+
+@pytest.mark.parametrize("header", ["no colon", ": x", "a b: x", "ä: x", "name: \N{EURO SIGN}", "name: a\tb"])
+def test_metadata_that_grpc_does_not_take_is_refused_before_the_call(tmp_path: Path, header: str) -> None:
+    done = apibase("call", "a.v1.S/M", "-H", header, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Invalid value for --header" in done.stderr
 
 
 @pytest.mark.parametrize(
