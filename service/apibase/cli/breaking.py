@@ -42,22 +42,23 @@ def breaking(
 
 
 def _accept(project: Project) -> int:
-    now = acceptable(_read(project.descriptors, "it is written by: apibase gen"))
+    now = acceptable(_read(project.descriptors, "it is written by: make gen"))
     project.accepted.write_bytes(now.SerializeToString(deterministic=True))
     stdout_console().print(f"accepted the contracts of {_shown(project.descriptors, project)}", markup=False)
     return 0
 
 
 def _compare(project: Project) -> int:
-    after = _read(project.descriptors, "it is written by: apibase gen")
+    after = _read(project.descriptors, "it is written by: make gen")
     before = _read(project.accepted, "take the contracts as they are with: apibase breaking --accept")
     found = breaks(before, after)
     for each in found:
         stdout_console().print(str(each), markup=False)
     if found:
+        told = "1 change breaks" if len(found) == 1 else f"{len(found)} changes break"
         stderr_console().print(
-            f"{len(found)} break{'s' if len(found) == 1 else ''} those who have the accepted contracts; if nobody does, or all "
-            "of them agree: apibase breaking --accept",
+            f"{told} those who have the accepted contracts; if nobody does, or all of them agree: "
+            "apibase breaking --accept",
             markup=False,
         )
     return 1 if found else 0

@@ -44,6 +44,7 @@ def test_accepted_contracts_break_nobody_until_they_change(project):
 
     assert changed.returncode == 1
     assert "shop.payments.v1.PaymentSettled: is published to events/elsewhere" in changed.stdout
+    assert changed.stderr.startswith("1 change breaks those who have the accepted contracts")
     assert "apibase breaking --accept" in changed.stderr
 
 
@@ -61,4 +62,4 @@ def test_a_missing_file_is_named_with_its_remedy(project):
     assert "accepted.binpb is no descriptor set" in damaged.stderr
 
     (project / "generated/descriptors.binpb").unlink()
-    assert "it is written by: apibase gen" in apibase(project, "breaking", "--accept").stderr
+    assert "it is written by: make gen" in apibase(project, "breaking", "--accept").stderr
