@@ -120,7 +120,13 @@ def narrowed(rows: Sequence[Row], served: Collection[str], listened: Sequence[tu
     packages = {row.package for row in rows if row.service in services}
     kept = [row for row in rows if row.service in services or (row.kind == "publishes" and row.package in packages)]
     told = {(row.kind, row.subscribed) for row in kept}
-    return kept + [Row(kind, "", name) for kind, name in listened if (kind, name) not in told]
+    return kept + [_of_no_contract(kind, name, kept) for kind, name in listened if (kind, name) not in told]
+
+
+def _of_no_contract(kind: str, name: str, rows: Iterable[Row]) -> Row:
+    topics = [row.options for row in rows if row.kind == "topic"]
+    buried = {f"{topic['pubsub_name']}/{topic.get('dead_letter_topic', '')}" for topic in topics}
+    return Row(kind, "", name, details=("dead letters of a topic above",) if kind == "topic" and name in buried else ())
 
 
 def _service(service: ServiceDescriptor) -> list[Row]:

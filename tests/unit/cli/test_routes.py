@@ -248,6 +248,17 @@ def test_the_rows_of_an_app_are_those_that_it_says_it_has(rows: dict[str, Row]) 
     assert narrowed(every, set(), topics) == [Row("topic", "", "events/loads"), Row("topic", "", "lake/records")]
 
 
+def test_the_topic_of_an_archive_is_told_as_that_of_dead_letters() -> None:
+    loads = Row("topic", "yard.v1", "events/loads", handler="yard.v1.YardEvents.OnLoad")
+    loads.options.update(pubsub_name="events", name="loads", dead_letter_topic="loads.dead")
+    listened = [("topic", "events/loads"), ("topic", "events/loads.dead"), ("topic", "other/loads.dead")]
+
+    _, archived, other = narrowed([loads], set(), listened)
+
+    assert archived.details == ("dead letters of a topic above",)
+    assert other.details == ()
+
+
 def test_what_is_of_no_contract_has_a_place_of_its_own(rows: dict[str, Row]) -> None:
     lines = shown([*rows.values(), Row("topic", "", "events/other")], 80)
 
