@@ -17,7 +17,6 @@ from grpc_reflection.v1alpha import reflection
 from loguru import logger
 
 from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
-from apibase.app_token import AppToken
 from apibase.callback_requests import callback_handlers
 from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateManager
 from apibase.contract import ContractError, servicer_contract
@@ -30,11 +29,13 @@ from apibase.deduplication import Deduplicator
 from apibase.delivery import TopicDelivery
 from apibase.errors import SidecarError
 from apibase.health import AppHealthServicer, Health, HealthServicer
-from apibase.inbound import rpc_handlers
-from apibase.invocation import Invocations
 from apibase.jobs import JobRegistrar
+from apibase.middleware.app_token import AppToken
+from apibase.middleware.standard import standard_chain
 from apibase.observability import configure_logging, flush_logs
+from apibase.observability.metrics import Metrics
 from apibase.routes import RouteTable
+from apibase.rpc import rpc_handlers
 from apibase.settings import Settings
 from apibase.streaming.history import StreamRequest
 from apibase.streaming.subscriptions import StreamingSubscriptions
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
 
     from apibase.events import EventContext
+    from apibase.middleware import Middleware
+    from apibase.middleware.chain import Chain
+    from apibase.observability.tracing import Tracer
     from apibase.streaming import StreamingSubscription
 
 T = TypeVar("T")
@@ -93,9 +97,12 @@ class App(Decorators):
         self._deduplicator: Deduplicator | None = None
         self._registering: asyncio.Task[None] | None = None
         self._archive: DeadLetterArchive | None = None
-        self._streaming = StreamingSubscriptions(
-            self.settings, routes, TopicDelivery(DeadLetters(self.sidecar)), self._thread_pool
-        )
+        self._topics = TopicDelivery(DeadLetters(self.sidecar))
+        self._middleware: list[Middleware] = []
+        self._made_chain: Chain | None = None
+        self._streaming = StreamingSubscriptions(self.settings, routes, self._chain, self._thread_pool)
+        self.metrics = Metrics()
+        self.tracer: Tracer | None = None
 
     @property
     def invocation(self) -> ServiceInvocationClient:
@@ -110,6 +117,21 @@ class App(Decorators):
     def state(self, store_name: str) -> StateManager:
         """Return the state store component of that name."""
         return StateManager(self.sidecar, store_name)
+
+    def add_middleware(self, *middleware: Middleware) -> None:
+        """Have every inbound call pass these too, innermost and in this order, unless the setting `middleware` says otherwise.
+
+        Raises `RuntimeError` once the app has started.
+        """
+        if self._made_chain is not None:
+            raise RuntimeError("the app has started; add middleware before that")
+        self._middleware += middleware
+
+    def _chain(self) -> Chain:
+        """Return the chain, which is made when it is first needed."""
+        if self._made_chain is None:
+            self._made_chain = standard_chain(self.settings, self._topics, self.metrics, self.tracer, self._middleware)
+        return self._made_chain
 
     def add_servicer(self, servicer: object) -> None:
         """Serve an implementation of a generated servicer; its listeners, if it has them, are called by daprd only.
@@ -166,6 +188,7 @@ class App(Decorators):
         if deduplicates(self._routes, store_name):
             lease = timedelta(seconds=self.settings.deduplication_lease)
             self._deduplicator = Deduplicator(self.state(store_name), self.settings.app_id, lease)
+            self._topics.deduplicator = self._deduplicator
         archive_name = self.settings.dead_letter_store
         if archive_name:
             self._archive = DeadLetterArchive(
@@ -201,17 +224,11 @@ class App(Decorators):
             maximum_concurrent_rpcs=self._server_options.get("maximum_concurrent_rpcs"),
             compression=self._server_options.get("compression"),
         )
-        token = AppToken(self.settings.app_api_token)
+        chain = self._chain()
         for service, servicer in self._services:
-            server.add_generic_rpc_handlers((rpc_handlers(service, servicer, token, max_bytes),))
-        server.add_generic_rpc_handlers(self._external.behind(token))
-        channel = AppChannelServicer(
-            self._routes,
-            TopicDelivery(DeadLetters(self.sidecar), self._deduplicator),
-            Invocations(self._routes.methods),
-            token,
-            max_bytes,
-        )
+            server.add_generic_rpc_handlers((rpc_handlers(service, servicer, chain, max_bytes),))
+        server.add_generic_rpc_handlers(self._external.behind(AppToken(self.settings.app_api_token)))
+        channel = AppChannelServicer(self._routes, chain, max_bytes)
         server.add_generic_rpc_handlers(
             (
                 callback_handlers(_CALLBACK["AppCallback"], channel),

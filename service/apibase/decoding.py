@@ -1,4 +1,4 @@
-"""From what daprd brought to a valid message of the contract."""
+"""From what daprd brought to a message of the contract."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from apibase.contract.reasons import chassis_reason
 from apibase.errors import Drop, LeftToSidecar
 from apibase.message_json import from_json
 from apibase.observability.redaction import marked_names
-from apibase.validation import validate
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
@@ -27,13 +26,6 @@ _OCTETS = "application/octet-stream"
 PROTOBUF_TYPES = frozenset(
     {_OCTETS, "application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf"}
 )
-
-
-def decode(kind: type[M], incoming: Incoming, *, raw: bool = False) -> M:
-    """Return the event's message, valid by its contract. Raises `Drop` where it is none, `InvalidRequest` where it breaks a rule."""
-    message = read(kind, incoming, raw=raw)
-    validate(message)
-    return message
 
 
 def read(kind: type[M], incoming: Incoming, *, raw: bool = False) -> M:

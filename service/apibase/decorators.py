@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from apibase.events import EventContext
     from apibase.external_services import AddToServer
     from apibase.health import Health
-    from apibase.routes import Handler, Incoming, RouteTable
+    from apibase.routes import Handler, RouteTable
     from apibase.sdk_requests import Rule
 
 F = TypeVar("F", bound="Callable[..., object]")
@@ -68,8 +69,13 @@ class Decorators:
         """
 
         def register(function: F) -> F:
-            handler = self._handler(function, sdk_requests.invoke_method_request, sdk_requests.answer_of)
-            self._routes.add_method(name, Route(_name(function), handler, _place(function)))
+            route = Route(
+                _name(function),
+                self._handler(function, sdk_requests.answer_of),
+                _place(function),
+                read=sdk_requests.invoke_method_request,
+            )
+            self._routes.add_method(name, route)
             return function
 
         return register
@@ -99,12 +105,12 @@ class Decorators:
                     DeprecationWarning,
                     stacklevel=2,
                 )
-            argument = sdk_requests.subscription_message if typed else sdk_requests.cloud_event
             self._routes.add_topic(
                 TopicRoute(
                     _name(function, rule),
-                    self._handler(function, argument, sdk_requests.settle),
+                    self._handler(function, sdk_requests.settle),
                     _place(function),
+                    read=sdk_requests.subscription_message if typed else sdk_requests.cloud_event,
                     pubsub_name=pubsub_name,
                     topic=topic,
                     match=rule.match if rule else "",
@@ -122,8 +128,10 @@ class Decorators:
         """Register the handler of an input binding. It gets a `BindingRequest`; what it returns is not used."""
 
         def register(function: F) -> F:
-            handler = self._handler(function, sdk_requests.binding_request)
-            self._routes.add_binding(name, Route(_name(function), handler, _place(function)))
+            handler = self._handler(function)
+            self._routes.add_binding(
+                name, Route(_name(function), handler, _place(function), read=sdk_requests.binding_request)
+            )
             return function
 
         return register
@@ -132,8 +140,10 @@ class Decorators:
         """Register the handler of a job, which somebody schedules by that name. It gets a `JobEvent`."""
 
         def register(function: F) -> F:
-            handler = self._handler(function, sdk_requests.job_event)
-            self._routes.add_job(name, JobRoute(_name(function), handler, _place(function)))
+            handler = self._handler(function)
+            self._routes.add_job(
+                name, JobRoute(_name(function), handler, _place(function), read=sdk_requests.job_event)
+            )
             return function
 
         return register
@@ -158,16 +168,11 @@ class Decorators:
         """
         self._external.add(servicer_callback, external_servicer)
 
-    def _handler(
-        self,
-        function: Callable[..., object],
-        argument: Callable[[Incoming], object],
-        outcome: Callable[[object], object] | None = None,
-    ) -> Handler:
+    def _handler(self, function: Callable[..., object], outcome: Callable[[object], object] | None = None) -> Handler:
         call: Callable[..., Awaitable[object]] = as_async(function, self._thread_pool)
 
-        async def handle(incoming: Incoming) -> object:
-            returned = await call(argument(incoming))
+        async def handle(argument: object, _context: EventContext) -> object:
+            returned = await call(argument)
             return outcome(returned) if outcome else None
 
         return handle

@@ -22,8 +22,7 @@ without a call, one that somebody else is handling, or of which the store can't 
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import grpc
@@ -32,18 +31,15 @@ from loguru import logger
 from apibase.cancellation import is_cancelled
 from apibase.contract.reasons import chassis_reason
 from apibase.dead_letters import Death
-from apibase.deadline import deadline
-from apibase.decoding import decode
 from apibase.deduplication import ClaimLost, Repetition
-from apibase.errors import Drop, InvalidRequest, LeftToSidecar, Retry, ServiceError, SidecarError, TooLarge
+from apibase.errors import Drop, InvalidRequest, LeftToSidecar, Retry, ServiceError, SidecarError
 from apibase.failures import tell
-from apibase.observability import log_outcome
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from apibase.dead_letters import DeadLetters
     from apibase.deduplication import Claim, Deduplicator
-    from apibase.observability import CallLevel
+    from apibase.middleware.call import Call, Proceed
     from apibase.routes import Incoming, Route, TopicRoute
 
 Status = Literal["SUCCESS", "RETRY", "DROP"]
@@ -71,90 +67,72 @@ def judge(error: BaseException) -> Outcome:
             return Outcome(None, error)
 
 
-async def call(route: Route, incoming: Incoming, remaining: float | None) -> Outcome:
-    """Call a handler with `remaining` seconds for its outbound calls; never raises but on the call's own cancellation."""
-    token = deadline.set_remaining(remaining)
+async def _outcome(call: Call, proceed: Proceed) -> Outcome:
+    """Have a delivery handled; never raises but on its own cancellation."""
     try:
-        if incoming.too_large:
-            raise TooLarge(len(incoming.data))  # noqa: TRY301 - judged like what a handler raises
-        answer = await route.handler(incoming)
+        return Outcome(await proceed(call))
     except (Exception, asyncio.CancelledError) as error:
         if is_cancelled():
             raise
         return judge(error)
-    finally:
-        deadline.reset(token)
-    return Outcome(answer)
 
 
 class TopicDelivery:
-    """Calls the handlers of topic events, and buries what can't be handled."""
+    """Turns what becomes of topic events into verdicts, and buries what can't be handled."""
 
     def __init__(self, dead_letters: DeadLetters, deduplicator: Deduplicator | None = None) -> None:
+        self.deduplicator = deduplicator
         self._dead_letters = dead_letters
-        self._deduplicator = deduplicator
 
-    async def deliver(self, route: TopicRoute, incoming: Incoming, remaining: float | None) -> Status:
-        """Have an event handled and return what daprd is told."""
-        started = time.perf_counter()
-        status: Status = "RETRY"
-        reason = "cancelled"
-        repeated = False
-        try:
-            if route.deduplication is None or incoming.too_large:
-                status, reason = await self._settle(route, incoming, await call(route, incoming, remaining))
+    def wrap(self, route: TopicRoute, proceed: Proceed) -> Proceed:
+        """Return a handler of a route's events that ends with a verdict, the call's `outcome`."""
+
+        async def deliver(call: Call) -> None:
+            call.outcome, call.reason = "RETRY", "cancelled"
+            if route.deduplication is None or incoming_of(call).too_large:
+                await self._settle(route, call, await _outcome(call, proceed))
             else:
-                status, reason, repeated = await self._deliver_once(route, incoming, remaining)
-        finally:
-            event = incoming.event
-            level: CallLevel = "INFO" if status == "SUCCESS" and (repeated or not reason) else "WARNING"
-            fields = {
-                "method": route.name,
-                "verdict": status,
-                "event_id": event.id,
-                "topic": event.topic,
-                "pubsub_name": event.pubsub_name,
-                **({"reason": reason} if reason else {}),
-                "duration_ms": round((time.perf_counter() - started) * 1000, 3),
-            }
-            log_outcome(level, "apibase.event", f"{route.name} {status}", fields)
-        return status
+                await self._deliver_once(route, call, proceed)
 
-    async def _deliver_once(
-        self, route: TopicRoute, incoming: Incoming, remaining: float | None
-    ) -> tuple[Status, str, bool]:
-        """Have an event handled unless it was before, which is the third thing that is returned.
+        return deliver
+
+    async def _deliver_once(self, route: TopicRoute, call: Call, proceed: Proceed) -> None:
+        """Have an event handled unless it was before.
 
         Its claim is held until its dead letter, if it comes to that, is published too.
         """
         try:
-            incoming, claimed = await self._claim(route, incoming)
+            claimed = await self._claim(route, call)
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled():
                 raise
-            return *await self._settle(route, incoming, judge(error)), False
+            await self._settle(route, call, judge(error))
+            return
         if isinstance(claimed, Repetition):
-            return "SUCCESS", f"repeated: {claimed}", True
+            call.outcome, call.reason, call.repeated = "SUCCESS", f"repeated: {claimed}", True
+            return
         try:
             async with claimed:
-                outcome = await call(route, incoming, remaining)
-                status, reason = await self._settle(route, incoming, outcome)
+                outcome = await _outcome(call, proceed)
+                await self._settle(route, call, outcome)
                 if outcome.error is None:
                     await claimed.done()
         except ClaimLost as lost:
-            return "RETRY", str(lost), False
-        return status, reason, False
+            call.outcome, call.reason, call.error = "RETRY", str(lost), lost
 
-    async def _claim(self, route: TopicRoute, incoming: Incoming) -> tuple[Incoming, Claim | Repetition]:
-        """Claim an event; return it with its message, where that had to be decoded to tell which one it is."""
-        assert self._deduplicator is not None  # noqa: S101 - start-up has seen to it
+    async def _claim(self, route: TopicRoute, call: Call) -> Claim | Repetition:
+        """Claim an event, which is decoded where a field of it tells which one it is."""
+        assert self.deduplicator is not None  # noqa: S101 - start-up has seen to it
         assert route.deduplication is not None  # noqa: S101 - the caller has looked
-        if route.deduplication.by and route.request is not None:
-            incoming = replace(incoming, message=decode(route.request, incoming, raw=not route.event_type))
-        identity = route.deduplication.identity(incoming.event, incoming.message)
-        return incoming, await self._deduplicator.claim(route.name, identity, route.deduplication.remember_for)
+        message = call.request if route.deduplication.by and route.request is not None else None
+        identity = route.deduplication.identity(incoming_of(call).event, message)
+        return await self.deduplicator.claim(route.name, identity, route.deduplication.remember_for)
 
-    async def _settle(self, route: TopicRoute, incoming: Incoming, outcome: Outcome) -> tuple[Status, str]:
+    async def _settle(self, route: TopicRoute, call: Call, outcome: Outcome) -> None:
+        call.error = outcome.error
+        call.outcome, call.reason = await self._verdict(route, incoming_of(call), outcome)
+
+    async def _verdict(self, route: TopicRoute, incoming: Incoming, outcome: Outcome) -> tuple[Status, str]:
         if outcome.error is None:
             return "SUCCESS", ""
         if outcome.death is None:
@@ -182,27 +160,31 @@ class TopicDelivery:
         return "SUCCESS", f"dead letter on {route.dead_letter_topic}: {reason}"
 
 
-async def deliver_directly(route: Route, incoming: Incoming, remaining: float | None) -> ServiceError | None:
-    """Have a binding's event or a job handled; return the error that daprd is told, if any."""
-    started = time.perf_counter()
-    outcome = await call(route, incoming, remaining)
-    failure: ServiceError | None = None
-    if isinstance(outcome.error, (Drop, InvalidRequest)):
-        logger.warning("{} dropped an event of {}: {}", route.name, incoming.event.source, outcome.error)
-    elif isinstance(outcome.error, Retry):
-        text = str(outcome.error) or "the event is to be delivered again"
-        failure = ServiceError(grpc.StatusCode.ABORTED, chassis_reason(errors_pb2.ERROR_REASON_RETRY), text)
-    elif outcome.error is not None:
-        failure = _as_daprd_takes_it(tell(route.name, outcome.error))
-    code = failure.code.name if failure else "OK"
-    fields = {
-        "method": route.name,
-        "code": code,
-        "source": incoming.event.source,
-        "duration_ms": round((time.perf_counter() - started) * 1000, 3),
-    }
-    log_outcome("WARNING" if failure else "DEBUG", "apibase.event", f"{route.name} {failure or code}", fields)
-    return failure
+def deliver_directly(route: Route, proceed: Proceed) -> Proceed:
+    """Return a handler of a binding's events, or of a job, that ends with what daprd is told: the call's `outcome` and `failure`."""
+
+    async def deliver(call: Call) -> None:
+        call.outcome, call.reason = "CANCELLED", ""
+        outcome = await _outcome(call, proceed)
+        source = incoming_of(call).event.source
+        call.error = outcome.error
+        if isinstance(outcome.error, (Drop, InvalidRequest)):
+            logger.warning("{} dropped an event of {}: {}", route.name, source, outcome.error)
+        elif isinstance(outcome.error, Retry):
+            text = str(outcome.error) or "the event is to be delivered again"
+            call.failure = ServiceError(grpc.StatusCode.ABORTED, chassis_reason(errors_pb2.ERROR_REASON_RETRY), text)
+        elif outcome.error is not None:
+            call.failure = _as_daprd_takes_it(tell(route.name, outcome.error))
+        call.outcome = call.failure.code.name if call.failure else "OK"
+        call.reason = call.failure.reason if call.failure else ""
+
+    return deliver
+
+
+def incoming_of(call: Call) -> Incoming:
+    """Return what daprd brought; every delivery has it."""
+    assert call.incoming is not None  # noqa: S101 - for the type checker
+    return call.incoming
 
 
 def _as_daprd_takes_it(failure: ServiceError) -> ServiceError:

@@ -49,7 +49,8 @@ class ServiceError(Exception):
 
     `reason` is the UPPER_SNAKE_CASE constant of the `ErrorInfo`, by contract one of an enum of reasons (`ErrorReasons` makes
     it of the enum's value); `metadata` its key-value pairs; `violations` become a `BadRequest`. `retryable` defaults to what
-    the code means: ABORTED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and UNAVAILABLE are worth another try.
+    the code means: ABORTED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and UNAVAILABLE are worth another try; `retry_after`, in
+    seconds, becomes a `RetryInfo`.
 
     Raises `TypeError` for the enum's value itself, which is a number.
     """
@@ -63,6 +64,7 @@ class ServiceError(Exception):
         metadata: Mapping[str, str] | None = None,
         violations: Sequence[FieldViolation] = (),
         retryable: bool | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         if not isinstance(reason, str):
@@ -73,6 +75,7 @@ class ServiceError(Exception):
         self.metadata = dict(metadata or {})
         self.violations = tuple(violations)
         self.retryable = code in _RETRYABLE_CODES if retryable is None else retryable
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         return f"{self.code.name} {self.reason}: {self.message}"
@@ -196,6 +199,10 @@ def to_status(error: ServiceError, *, domain: str) -> status_pb2.Status:
     metadata = _metadata(error.metadata)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=metadata)
     details: list[Message] = [info]
+    if error.retry_after is not None:
+        wait = error_details_pb2.RetryInfo()
+        wait.retry_delay.FromNanoseconds(max(round(error.retry_after * 1e9), 0))
+        details.append(wait)
     if error.violations:
         details.append(_bad_request(error.violations, _DETAILS_SIZE - _size(metadata)))
     packed = []

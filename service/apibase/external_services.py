@@ -11,12 +11,13 @@ from grpc_health.v1 import health_pb2
 from loguru import logger
 
 from apibase.contract import ContractError, allowed_callers, listeners
-from apibase.errors import ServiceError
+from apibase.middleware.app_token import TOKEN_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from apibase.app_token import AppToken
+    from apibase.errors import ServiceError
+    from apibase.middleware.app_token import AppToken
 
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -93,14 +94,11 @@ class _Guarded(grpc.GenericRpcHandler):
         handler = self._handler.service(handler_call_details)
         if handler is None:
             return None
-        headers = {
-            key: value for key, value in handler_call_details.invocation_metadata or () if isinstance(value, str)
-        }
-        try:
-            self._token.check(headers)
-        except ServiceError as error:
-            return _refusal(error)
-        return handler
+        given = next(
+            (value for key, value in handler_call_details.invocation_metadata or () if key == TOKEN_HEADER), ""
+        )
+        error = self._token.refusal(given if isinstance(given, str) else "")
+        return handler if error is None else _refusal(error)
 
 
 def _refusal(error: ServiceError) -> Handler:

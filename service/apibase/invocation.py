@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from dapr.proto import common_v1
 
 from apibase.contract.reasons import chassis_reason
-from apibase.delivery import call
-from apibase.errors import ServiceError
+from apibase.errors import ServiceError, too_large_request
 from apibase.events import EventContext
-from apibase.failures import tell
-from apibase.observability import log_outcome
-from apibase.routes import Incoming
+from apibase.middleware.call import Call, Kind, Target
+from apibase.routes import Incoming, Route
+from apibase.settings import DEFAULT_MAX_BYTES
+from apibase.topic_dispatch import delivery_handler, delivery_reader
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from dapr.proto.common.v1 import common_pb2
 
-    from apibase.routes import Headers, Route
+    from apibase.middleware.call import Proceed
+    from apibase.middleware.chain import Chain
+    from apibase.routes import Headers
 
     Context = grpc.aio.ServicerContext[Any, Any]
+
+_UNKNOWN = "(no such method)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,48 +40,65 @@ class Answer:
 
 
 class Invocations:
-    """Answers calls of methods from the route table."""
+    """Answers calls of methods from the route table, through the chain."""
 
-    def __init__(self, methods: Mapping[str, Route]) -> None:
-        self._methods = methods
+    def __init__(self, methods: Mapping[str, Route], chain: Chain, max_data_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self._max_data_bytes = max_data_bytes
+        self._methods = {name: self._compile(name, route, chain) for name, route in methods.items()}
+        self._unknown = self._compile(_UNKNOWN, Route(_UNKNOWN, _nobody), chain)
+
+    def _compile(self, name: str, route: Route, chain: Chain) -> tuple[Target, Callable[[Call], Any], Proceed]:
+        target = Target(Kind.INVOKE, name, route.domain, route=route)
+        read = delivery_reader(target, route, chain)
+
+        def sized(call: Call) -> object:
+            incoming = call.incoming
+            if incoming is not None and len(incoming.data) > self._max_data_bytes:
+                raise too_large_request(len(incoming.data), self._max_data_bytes)
+            return read(call)
+
+        return target, sized, chain.compile(target, delivery_handler(route))
 
     async def answer(
-        self, request: common_pb2.InvokeRequest, headers: Mapping[str, str], all_headers: Headers, context: Context
-    ) -> common_pb2.InvokeResponse:
-        """Call the method that the request names and return its answer. Raises what the caller is told, as `ServiceError`.
+        self,
+        request: common_pb2.InvokeRequest,
+        headers: Mapping[str, str],
+        all_headers: Headers,
+        context: Context,
+        token: str = "",
+    ) -> tuple[Call, common_pb2.InvokeResponse]:
+        """Call the method that the request names; return the call, which may have failed, and its answer.
 
         `headers` are the text ones among `all_headers`; neither has the app's token.
         """
-        started = time.perf_counter()
-        route = self._methods.get(request.method)
-        if route is None:
-            reason = chassis_reason(errors_pb2.ERROR_REASON_NO_SUCH_METHOD)
-            raise ServiceError(grpc.StatusCode.UNIMPLEMENTED, reason, f"this app has no method {request.method!r}")
         event = EventContext(
             kind="method",
             source=headers.get("dapr-caller-app-id", ""),
             content_type=request.content_type,
             headers=headers,
         )
-        code = grpc.StatusCode.CANCELLED
-        try:
-            incoming = Incoming(event, request.data.value, request, all_headers)
-            outcome = await call(route, incoming, context.time_remaining())
-            told = tell(route.name, outcome.error) if outcome.error is not None else None
-            code = told.code if told else grpc.StatusCode.OK
-        finally:
-            fields = {
-                "method": request.method,
-                "code": code.name,
-                "caller": event.source,
-                "duration_ms": round((time.perf_counter() - started) * 1000, 3),
-            }
-            log_outcome("INFO", "apibase.call", f"{request.method} {code.name}", fields)
-        if told is not None:
-            raise told
-        answer = outcome.answer
+        target, read, run = self._methods.get(request.method, self._unknown)
+        call = Call(
+            target,
+            all_headers,
+            headers,
+            read,
+            context=context,
+            remaining=context.time_remaining(),
+            incoming=Incoming(event, request.data.value, request, all_headers),
+            event=event,
+            token=token,
+        )
+        answer = await run(call)
         if not isinstance(answer, Answer):
-            return common_v1.InvokeResponse()
+            return call, common_v1.InvokeResponse()
         if answer.headers:
             await context.send_initial_metadata(answer.headers)
-        return answer.response
+        return call, answer.response
+
+
+async def _nobody(incoming: Incoming, _event: EventContext) -> NoReturn:
+    request = incoming.request
+    name = getattr(request, "method", "")
+    reason = chassis_reason(errors_pb2.ERROR_REASON_NO_SUCH_METHOD)
+    raise ServiceError(grpc.StatusCode.UNIMPLEMENTED, reason, f"this app has no method {name!r}")

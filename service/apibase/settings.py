@@ -101,6 +101,84 @@ class Settings(BaseSettings):
         validation_alias="APIBASE_DEAD_LETTER_TTL",
         description="Seconds that an archived dead letter is kept.",
     )
+    middleware: tuple[str, ...] = Field(
+        (),
+        validation_alias="APIBASE_MIDDLEWARE",
+        description="What every inbound call passes, by name, the outermost first, with commas between; empty: all, as they come.",
+    )
+    rate_limit: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        validation_alias="APIBASE_RATE_LIMIT",
+        description="Calls of other apps that are taken in a second; 0 is no limit.",
+    )
+    rate_burst: int = Field(
+        0,
+        ge=0,
+        validation_alias="APIBASE_RATE_BURST",
+        description="Calls that are taken at one instant under a rate limit; 0: as many as in a second.",
+    )
+    concurrency_limit: int = Field(
+        0,
+        ge=0,
+        validation_alias="APIBASE_CONCURRENCY_LIMIT",
+        description="Calls of other apps that are at work at once; 0 is no limit.",
+    )
+    access_log: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        validation_alias="APIBASE_ACCESS_LOG",
+        description="Share of the calls that get a line in the log though they ended well and in time; 1: every call.",
+    )
+    access_log_slow: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        validation_alias="APIBASE_ACCESS_LOG_SLOW",
+        description="Seconds from which on a call is logged because it is slow.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        validation_alias="APIBASE_METRICS_PORT",
+        description="Port of Prometheus' `/metrics`; 0 picks a free one; unset: there is none.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        validation_alias="APIBASE_METRICS_HOST",
+        description="Address of `/metrics`. In a pod: 0.0.0.0.",
+    )
+    traces_exporter: str = Field(
+        "none",
+        validation_alias="OTEL_TRACES_EXPORTER",
+        description="Where spans go: `otlp`, `zipkin`, both with a comma between, or `none`. Endpoints are OpenTelemetry's own variables.",
+    )
+    otlp_protocol: Literal["grpc", "http/protobuf"] = Field(
+        "grpc",
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"),
+        description="How spans go to OTLP.",
+    )
+    traces_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = Field(
+        "parentbased_traceidratio",
+        validation_alias="OTEL_TRACES_SAMPLER",
+        description="Which calls are sampled. `parentbased_…`: as the caller's trace is; the rest says what of those without one.",
+    )
+    traces_sampler_ratio: float = Field(
+        0.01, ge=0, le=1, validation_alias="OTEL_TRACES_SAMPLER_ARG", description="The share for `traceidratio`."
+    )
+    otel_service_name: str = Field(
+        "", validation_alias="OTEL_SERVICE_NAME", description="Name of the service in traces; empty: the app id."
+    )
     reflection: bool = Field(default=False, validation_alias="APIBASE_REFLECTION", description="Serve gRPC reflection.")
     log_level: str = Field("INFO", validation_alias="APIBASE_LOG_LEVEL", description="Lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(
@@ -118,6 +196,20 @@ class Settings(BaseSettings):
                 GrpcEndpoint(value)
         return value
 
+    @field_validator("middleware", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("traces_exporter")
+    @classmethod
+    def _known_exporters(cls, value: str) -> str:
+        unknown = {name.strip() for name in value.split(",")} - {"otlp", "zipkin", "none", ""}
+        if unknown:
+            message = f"must be otlp, zipkin or none, not {', '.join(sorted(unknown))}"
+            raise ValueError(message)
+        return value
+
     @field_validator("log_level")
     @classmethod
     def _known_level(cls, value: str) -> str:
@@ -127,6 +219,12 @@ class Settings(BaseSettings):
             message = f"must be one of {', '.join(known)}"
             raise ValueError(message)
         return level
+
+    @property
+    def traces_exporters(self) -> tuple[str, ...]:
+        """The names of the exporters; none where no spans are made."""
+        names = (name.strip() for name in self.traces_exporter.split(","))
+        return tuple(dict.fromkeys(name for name in names if name not in {"", "none"}))
 
     @property
     def sidecar_address(self) -> str:

@@ -3,68 +3,144 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf import json_format
 from loguru import logger
 
+from apibase.contract.reasons import chassis_reason
 from apibase.dead_letters import REPLAY
+from apibase.delivery import incoming_of
+from apibase.errors import LeftToSidecar
 from apibase.events import EventContext
-from apibase.observability import call_context
+from apibase.middleware.call import Call, Kind, Target
+from apibase.routes import TopicRoute
 from apibase.settings import DEFAULT_MAX_BYTES
+from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from dapr.proto.runtime.v1 import appcallback_pb2
     from google.protobuf import struct_pb2
 
-    from apibase.delivery import Status, TopicDelivery
-    from apibase.routes import Incoming, RouteTable
+    from apibase.middleware.call import Proceed
+    from apibase.middleware.chain import Chain
+    from apibase.routes import Incoming, Route, RouteTable
 
-_TRACE_KEYS = frozenset({"traceparent", "tracestate"})
+_UNDECODABLE = chassis_reason(errors_pb2.ERROR_REASON_UNDECODABLE)
+
+_NOBODY = "(no handler)"
 
 
 class TopicDispatch:
-    """Has each event delivered to its handler in a route table."""
+    """Has each event handled by its handler in a route table, through the chain.
 
-    def __init__(self, routes: RouteTable, topics: TopicDelivery, max_data_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    `own` says that events come down a stream that the app itself has opened.
+    """
+
+    def __init__(
+        self, routes: RouteTable, chain: Chain, max_data_bytes: int = DEFAULT_MAX_BYTES, *, own: bool = False
+    ) -> None:
         self._routes = routes
-        self._topics = topics
+        self._chain = chain
         self._max_data_bytes = max_data_bytes
+        self._own = own
+        self._compiled: dict[int, _Compiled] = {}
+        # What can't be told a handler ends in the dead letters of its subscription, which daprd knows.
+        nobody = TopicRoute(_NOBODY, self._nobody, dead_letter_topic="(the subscription's)", any_size=True)
+        self._unhandled = self._compile(nobody)
 
-    async def dispatch(self, incoming: Incoming, path: str, remaining: float | None) -> Status:
-        """Have an event handled, within its own trace, and return what daprd is told.
+    async def dispatch(self, incoming: Incoming, path: str, remaining: float | None, token: str = "") -> Call:
+        """Have an event handled and return its call, of which the outcome is what daprd is told, unless there is a failure.
 
         `path` is the rule that daprd found, `remaining` the seconds that the call has.
         """
         event = incoming.event
-        with call_context(_carrier(event)):
-            route = self._routes.topic(event, path)
-            if handlers := _replayed_for(event):
-                route = self._routes.replayed(event, handlers, route)
-                if route is None:
-                    logger.bind(event_id=event.id).debug(
-                        "event {} is published again for {}; acknowledged", event.id, ", ".join(handlers)
-                    )
-                    return "SUCCESS"
-            if route is None and (not event.type or self._routes.is_ambiguous(event)):
-                logger.bind(event_id=event.id).warning(
-                    "an event on topic {!r} of {!r} has no type, so no handler can be told; dropped",
-                    event.topic,
-                    event.pubsub_name,
-                )
-                return "DROP"
-            if route is None:
-                logger.bind(event_id=event.id).debug(
-                    "no handler listens to {} on topic {!r} of {!r}; acknowledged",
-                    event.type,
-                    event.topic,
-                    event.pubsub_name,
-                )
-                return "SUCCESS"
-            taken = incoming if route.any_size else sized(incoming, self._max_data_bytes)
-            return await self._topics.deliver(route, taken, remaining)
+        route = None if incoming.unreadable else self._routes.topic(event, path)
+        if handlers := _replayed_for(event):
+            route = self._routes.replayed(event, handlers, route)
+        if route is None:
+            compiled = self._unhandled
+        else:
+            found = self._compiled.get(id(route))
+            compiled = found if found is not None else self._compile(route)
+            if not route.any_size:
+                incoming = sized(incoming, self._max_data_bytes)
+        call = Call(
+            compiled.target,
+            incoming.headers,
+            event.headers,
+            compiled.read,
+            remaining=remaining,
+            incoming=incoming,
+            event=event,
+            token=token,
+        )
+        await compiled.run(call)
+        return call
+
+    def _compile(self, route: TopicRoute) -> _Compiled:
+        target = Target(
+            Kind.EVENT, route.name, route.domain, route.request, route=route, source=route.topic, own=self._own
+        )
+        made = self._compiled[id(route)] = _Compiled.of(target, route, self._chain)
+        return made
+
+    async def _nobody(self, incoming: Incoming, event: EventContext) -> None:
+        """Say why no handler takes an event. Raises `LeftToSidecar` where one may be meant."""
+        to_log = logger.bind(event_id=event.id)
+        if incoming.unreadable:
+            log_unreadable(event.id, event.topic, event.pubsub_name)
+            raise LeftToSidecar("the event can't be read", code=_UNDECODABLE)
+        if handlers := _replayed_for(event):
+            to_log.debug("event {} is published again for {}; acknowledged", event.id, ", ".join(handlers))
+        elif not event.type or self._routes.is_ambiguous(event):
+            to_log.warning(
+                "an event on topic {!r} of {!r} has no type, so no handler can be told; dropped",
+                event.topic,
+                event.pubsub_name,
+            )
+            raise LeftToSidecar(f"{event.type or 'no type'} does not tell its handler", code=_UNDECODABLE)
+        else:
+            to_log.debug(
+                "no handler listens to {} on topic {!r} of {!r}; acknowledged",
+                event.type,
+                event.topic,
+                event.pubsub_name,
+            )
+
+
+class _Compiled(NamedTuple):
+    """A handler behind the chain. It holds its route, by whose identity it is found."""
+
+    target: Target
+    read: Callable[[Call], Any]
+    run: Proceed
+
+    @classmethod
+    def of(cls, target: Target, route: Route, chain: Chain) -> _Compiled:
+        return cls(target, delivery_reader(target, route, chain), chain.compile(target, delivery_handler(route)))
+
+
+def delivery_reader(target: Target, route: Route, chain: Chain) -> Callable[[Call], Any]:
+    """Return what reads a delivery's data for its handler, when it has passed the chain's hooks."""
+    hook = chain.request_hook(target)
+
+    def read(call: Call) -> Any:  # noqa: ANN401 - whatever the handler takes
+        data = route.read(incoming_of(call))
+        return data if hook is None else hook(data)
+
+    return read
+
+
+def delivery_handler(route: Route) -> Proceed:
+    """Return the end of the chain: the route's handler."""
+
+    async def handle(call: Call) -> object:
+        return await route.handler(call.request, incoming_of(call).event)
+
+    return handle
 
 
 def sized(incoming: Incoming, max_data_bytes: int) -> Incoming:
@@ -115,23 +191,3 @@ def _replayed_for(event: EventContext) -> list[str]:
     """Return the handlers that a dead letter is published again for; none for any other event."""
     names = event.extensions.get(REPLAY)
     return [name for name in names.split(",") if name] if isinstance(names, str) else []
-
-
-def _carrier(event: EventContext) -> Mapping[str, str]:
-    """Return the headers that hold the event's trace.
-
-    The event's own `traceparent` names its publisher; daprd's header, where it continues that trace, the delivery.
-    """
-    published = event.extensions.get("traceparent")
-    if not isinstance(published, str) or not _trace_id(published).strip("0"):
-        return event.headers
-    if _trace_id(event.headers.get("traceparent", "")) == _trace_id(published):
-        return event.headers
-    return {
-        **event.headers,
-        **{key: value for key, value in event.extensions.items() if key in _TRACE_KEYS and isinstance(value, str)},
-    }
-
-
-def _trace_id(traceparent: str) -> str:
-    return traceparent[3:35]

@@ -11,7 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from pydantic import SecretStr
 
 from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
-from apibase.app_token import AppToken
+from apibase.middleware.app_token import AppToken
 from apibase.callback_requests import callback_handlers
 from apibase.delivery import TopicDelivery
 from apibase.events import EventContext

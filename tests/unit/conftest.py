@@ -19,7 +19,7 @@ from loguru import logger
 
 from apibase import Settings
 from apibase.contract.codegen import generate
-from apibase.inbound import rpc_handlers
+from apibase.rpc import rpc_handlers
 from apibase.observability import configure_logging, flush_logs
 from tests.unit.fake_dapr import FakeDapr
 

@@ -20,7 +20,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from apibase import Drop, Retry, ServiceError, Settings, SidecarUnavailable
 from apibase.app_channel import AppChannelServicer
-from apibase.app_token import AppToken
+from apibase.middleware.app_token import AppToken
 from apibase.clients import Sidecar
 from apibase.dead_letters import DeadLetters
 from apibase.delivery import TopicDelivery

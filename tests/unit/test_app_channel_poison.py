@@ -14,7 +14,7 @@ from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 
 from apibase import Settings
 from apibase.app_channel import AppChannelServicer
-from apibase.app_token import AppToken
+from apibase.middleware.app_token import AppToken
 from apibase.clients import Sidecar
 from apibase.dead_letters import DeadLetters
 from apibase.delivery import TopicDelivery

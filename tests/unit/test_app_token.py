@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import SecretStr
 
 from apibase import App, ServiceError, Settings
-from apibase.app_token import AppToken
-from apibase.inbound import rpc_handlers
+from apibase.middleware.app_token import AppToken
+from apibase.rpc import rpc_handlers
 from apibase.invocation import Answer
 from apibase.routes import Incoming, Route, RouteTable
 from tests.unit.app_channels import SUCCESS, Listener, app_channel, served

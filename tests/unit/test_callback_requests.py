@@ -12,7 +12,7 @@ from dapr.proto.runtime.v1 import appcallback_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apibase.app_token import TOKEN_HEADER
+from apibase.middleware.app_token import TOKEN_HEADER
 from apibase.callback_requests import _batch, texts_of
 from apibase.routes import RouteTable
 from tests.unit.app_channels import DROP, Listener, app_channel, served

@@ -11,9 +11,9 @@ import pytest
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 
 from apibase import App, ContractError
-from apibase.callers import is_relayed, named_callers
+from apibase.middleware.callers import is_relayed, named_callers
 from apibase.contract import allowed_callers
-from apibase.inbound import rpc_handlers
+from apibase.rpc import rpc_handlers
 from apibase.routes import RouteTable
 from tests.unit.app_channels import DROP, SUCCESS, Graveyard, Listener, app_channel
 from tests.unit.app_channels import served as served_channel

@@ -12,7 +12,7 @@ import pytest
 
 from apibase import ServiceError
 from apibase.deadline import deadline
-from apibase.inbound import rpc_handlers
+from apibase.rpc import rpc_handlers
 from apibase.observability import trace_ids
 from tests.unit.fake_dapr import eventually
 from tests.unit.status import refused

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apibase import InvalidRequest
-from apibase.validation import validate
+from apibase.middleware.validation import validate
 from shop.orders.v1 import order_pb2, service_pb2
 
 if TYPE_CHECKING:

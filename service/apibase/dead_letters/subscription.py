@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from apibase.dead_letters.archive import DeadLetterArchive
+    from apibase.events import EventContext
     from apibase.routes import Incoming, RouteTable
 
 _NAME = "apibase.DeadLetterArchive"
@@ -29,8 +30,7 @@ def archive_dead_letters(routes: RouteTable, archive: DeadLetterArchive) -> None
     listeners = list(routes.topics)
     listened = {(route.pubsub_name, route.topic) for route in listeners}
 
-    async def take(incoming: Incoming) -> None:
-        event = incoming.event
+    async def take(incoming: Incoming, event: EventContext) -> None:
         letter = read_dead_letter(incoming, listeners)
         if letter is None:
             logger.debug("a dead letter on {!r} is of another app's method; not archived", event.topic)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import random
 import re
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
 CORRELATION_HEADER = "x-correlation-id"
 
 _TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-_propagator: TextMapPropagator = TraceContextTextMapPropagator()
+_EMPTY = Context()
+_BEYOND_TRACEPARENT = frozenset({"tracestate", "baggage"})
+_propagator: TextMapPropagator = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 Ids = tuple[int, int, str]
 """A trace id, a span id (both 0 outside of a call), and the correlation id that the caller gave, if it gave one."""
 
@@ -37,43 +42,59 @@ class call_context:  # noqa: N801 - used as a function is
     Without a valid `traceparent`, a new trace begins.
     """
 
-    __slots__ = ("_carrier", "_correlation", "_ids", "_token")
+    __slots__ = ("_carrier", "_scope")
 
     def __init__(self, carrier: Mapping[str, str]) -> None:
         self._carrier = carrier
 
     def __enter__(self) -> None:
-        span, context = _extract(self._carrier)
-        correlation = self._carrier.get(CORRELATION_HEADER, "")
-        self._token = otel_context.attach(context)
-        self._correlation = _correlation_id.set(correlation)
-        self._ids = _call_ids.set((span.trace_id, span.span_id, correlation))
+        parent, context = extract(self._carrier)
+        span = trace.NonRecordingSpan(parent or new_span_context())
+        self._scope = enter(span, context, self._carrier.get(CORRELATION_HEADER, ""))
 
     def __exit__(self, *_exc: object) -> None:
-        _call_ids.reset(self._ids)
-        _correlation_id.reset(self._correlation)
-        otel_context.detach(self._token)
+        leave(self._scope)
 
 
-def _extract(carrier: Mapping[str, str]) -> tuple[trace.SpanContext, otel_context.Context]:
-    """Return the parent that `carrier` names, or a new trace's, and the context that holds it."""
-    parent = carrier.get("traceparent")
-    span_context = None
-    if parent is not None:
-        # As most callers have it: the propagator's own way takes several times as long, and each call pays for it.
-        plain = _TRACEPARENT.fullmatch(parent) if "tracestate" not in carrier else None
-        if plain is None:
-            context = _propagator.extract(dict(carrier), context=otel_context.Context())
-            found = trace.get_current_span(context).get_span_context()
-            if found.is_valid:
-                return found, context
-        else:
-            span_context = trace.SpanContext(
+Scope = tuple[Token[Context], Token[str], Token[Ids]]
+"""What `leave` takes back."""
+
+
+def enter(span: trace.Span, context: Context, correlation: str) -> Scope:
+    """Make a span the current one, within `context`, and its ids and the correlation id those of the call."""
+    ids = span.get_span_context()
+    return (
+        otel_context.attach(trace.set_span_in_context(span, context)),
+        _correlation_id.set(correlation),
+        _call_ids.set((ids.trace_id, ids.span_id, correlation)),
+    )
+
+
+def leave(scope: Scope) -> None:
+    """Undo `enter`."""
+    context, correlation, ids = scope
+    _call_ids.reset(ids)
+    _correlation_id.reset(correlation)
+    otel_context.detach(context)
+
+
+def extract(carrier: Mapping[str, str]) -> tuple[trace.SpanContext | None, Context]:
+    """Return the parent that `carrier` names, if it does, and the context that holds it, with the baggage."""
+    if _BEYOND_TRACEPARENT.isdisjoint(carrier):
+        # As most callers have it: the propagators' own way takes several times as long, and each call pays for it.
+        parent = carrier.get("traceparent")
+        if parent is None:
+            return None, _EMPTY
+        plain = _TRACEPARENT.fullmatch(parent)
+        if plain is not None:
+            found = trace.SpanContext(
                 int(plain[1], 16), int(plain[2], 16), is_remote=True, trace_flags=trace.TraceFlags(int(plain[3], 16))
             )
-    if span_context is None or not span_context.is_valid:
-        span_context = _new_span_context()
-    return span_context, trace.set_span_in_context(trace.NonRecordingSpan(span_context), otel_context.Context())
+            if found.is_valid:
+                return found, trace.set_span_in_context(trace.NonRecordingSpan(found), _EMPTY)
+    context = _propagator.extract(dict(carrier), context=_EMPTY)
+    found = trace.get_current_span(context).get_span_context()
+    return (found if found.is_valid else None), context
 
 
 def outbound_headers() -> dict[str, str]:
@@ -110,7 +131,8 @@ def call_ids() -> Ids:
     return _call_ids.get()
 
 
-def _new_span_context() -> trace.SpanContext:
+def new_span_context() -> trace.SpanContext:
+    """Return the ids of a new trace that is not sampled."""
     return trace.SpanContext(
         trace_id=random.getrandbits(128) or 1,
         span_id=random.getrandbits(64) or 1,

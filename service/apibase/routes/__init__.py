@@ -1,7 +1,7 @@
 """Routes: what can reach an app, and the handler of each."""
 
-from apibase.routes.route import Handler, Headers, Incoming, JobRoute, Route, TopicRoute
-from apibase.routes.table import RouteTable, contract_handler
+from apibase.routes.route import Handler, Headers, Incoming, JobRoute, Reader, Route, TopicRoute
+from apibase.routes.table import RouteTable, contract_reader
 from apibase.routes.topics import DEFAULT_PATH, GENERIC_EVENT_TYPE
 
 __all__ = [
@@ -11,8 +11,9 @@ __all__ = [
     "Headers",
     "Incoming",
     "JobRoute",
+    "Reader",
     "Route",
     "RouteTable",
     "TopicRoute",
-    "contract_handler",
+    "contract_reader",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -27,11 +27,20 @@ class Incoming:
     """The headers of daprd's call as they came, binary and repeated ones too, but without the app's token."""
     too_large: bool = False
     """Whether its data is more than a handler takes: none is called."""
-    message: Message | None = None
-    """The contract's message, where it was decoded before its handler is called."""
+    unreadable: bool = False
+    """Whether it is an event of which only attributes could be read: none is called."""
 
 
-Handler = Callable[[Incoming], Awaitable[object]]
+Reader = Callable[[Incoming], Any]
+"""Returns what a handler takes: the contract's message, or whatever else it is registered for. Raises `Drop` where it is none."""
+
+Handler = Callable[[Any, "EventContext"], Awaitable[object]]
+"""Takes what its reader has read, and where that came from."""
+
+
+def as_it_came(incoming: Incoming) -> Incoming:
+    """Read nothing."""
+    return incoming
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,7 @@ class Route:
     """The contract's message; None for a handler that takes what comes."""
     domain: str = "apibase"
     """The proto package that the reasons of the handler's errors belong to."""
+    read: Reader = as_it_came
 
 
 @dataclass(frozen=True, slots=True)

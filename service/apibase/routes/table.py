@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from apibase.contract import (
@@ -16,7 +17,7 @@ from apibase.contract import (
     servicer_contract,
     where,
 )
-from apibase.decoding import decode
+from apibase.decoding import read
 from apibase.routes.route import JobRoute, Route, TopicRoute
 from apibase.routes.topics import TopicTable
 from apibase.threads import as_async
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from apibase.events import EventContext
-    from apibase.routes.route import Handler, Incoming
+    from apibase.routes.route import Reader
 
 
 class RouteTable(TopicTable):
@@ -73,16 +74,17 @@ class RouteTable(TopicTable):
         request = request_class(method)
         name, place, domain = method.full_name, where(method), method.containing_service.file.package
         raw = isinstance(listener, TopicListener) and listener.options.raw_payload
-        handler = contract_handler(behavior, request, raw=raw)
+        reader = contract_reader(request, raw=raw)
         match listener:
             case TopicListener(options=options):
                 self.add_topic(
                     TopicRoute(
                         name,
-                        handler,
+                        behavior,
                         place,
                         request,
                         domain,
+                        reader,
                         pubsub_name=options.pubsub_name,
                         topic=options.name,
                         event_type="" if raw else listener.event_type,
@@ -95,9 +97,11 @@ class RouteTable(TopicTable):
                     )
                 )
             case BindingListener():
-                self.add_binding(listener.name, Route(name, handler, place, request, domain))
+                self.add_binding(listener.name, Route(name, behavior, place, request, domain, reader))
             case JobListener():
-                self.add_job(listener.name, JobRoute(name, handler, place, request, domain, options=listener.options))
+                self.add_job(
+                    listener.name, JobRoute(name, behavior, place, request, domain, reader, options=listener.options)
+                )
 
     def add_binding(self, name: str, route: Route) -> None:
         """Add the handler of an input binding."""
@@ -131,16 +135,9 @@ async def _nobody(message: Message, _context: EventContext) -> None:
     raise NotImplementedError(f"nobody handles {message.DESCRIPTOR.full_name}")
 
 
-def contract_handler(
-    behavior: Callable[[Message, EventContext], Awaitable[object]], request: type[Message], *, raw: bool
-) -> Handler:
-    """Return a handler that decodes and validates what comes, then calls a servicer's method."""
-
-    async def handle(incoming: Incoming) -> None:
-        message = incoming.message if incoming.message is not None else decode(request, incoming, raw=raw)
-        await behavior(message, incoming.event)
-
-    return handle
+def contract_reader(request: type[Message], *, raw: bool) -> Reader:
+    """Return what reads the message of a contract, which is not yet held against its rules."""
+    return functools.partial(read, request, raw=raw)
 
 
 def _add(table: dict[str, Route] | dict[str, JobRoute], name: str, route: Route, what: str) -> None:

@@ -14,7 +14,7 @@ import random
 import time
 from collections import Counter
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import grpc
 from loguru import logger
@@ -302,7 +302,8 @@ class StreamingSubscription:
         timeout = self._request.handler_timeout
         try:
             async with asyncio.timeout(timeout):
-                return await self._dispatch.dispatch(Incoming(context, event.data, event), "", timeout)
+                call = await self._dispatch.dispatch(Incoming(context, event.data, event), "", timeout)
+                return cast("Status", call.outcome)
         except TimeoutError:
             logger.bind(event_id=event.id).warning(
                 "{}: event {} took longer than {:g} s to handle; it is to come again", self._request, event.id, timeout

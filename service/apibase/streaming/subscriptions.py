@@ -14,7 +14,7 @@ from apibase.clients import Sidecar
 from apibase.contract import ContractError
 from apibase.deadline import deadline
 from apibase.errors import SidecarError
-from apibase.routes import RouteTable, TopicRoute, contract_handler
+from apibase.routes import RouteTable, TopicRoute, contract_reader
 from apibase.sdk_requests import settle
 from apibase.streaming import StreamingSubscription
 from apibase.streaming.connection_watch import ConnectionWatch
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from concurrent.futures import Executor
 
-    from apibase.delivery import TopicDelivery
     from apibase.events import EventContext
-    from apibase.routes import Handler, Incoming
+    from apibase.middleware.chain import Chain
+    from apibase.routes import Incoming, Reader
     from apibase.settings import Settings
     from apibase.streaming.history import StreamRequest
 
@@ -42,10 +42,10 @@ _TRUE = frozenset({"1", "t", "true"})  # as daprd reads a flag
 class StreamingSubscriptions:
     """Every streaming subscription of an app, by pub/sub and topic."""
 
-    def __init__(self, settings: Settings, routes: RouteTable, topics: TopicDelivery, pool: Executor) -> None:
+    def __init__(self, settings: Settings, routes: RouteTable, chain: Callable[[], Chain], pool: Executor) -> None:
         self._settings = settings
         self._routes = routes
-        self._topics = topics
+        self._chain = chain
         self._pool = pool
         # A connection of their own. Events that nobody reads yet must not hold up the answers that handlers wait for; and what
         # is larger than the app takes must come through to be refused: gRPC would end the stream, and again the next one.
@@ -74,7 +74,7 @@ class StreamingSubscriptions:
         self._check(request)  # again: another may have been made meanwhile
         table = RouteTable()
         table.add_topic(route)
-        dispatch = TopicDispatch(table, self._topics, self._settings.max_message_bytes)
+        dispatch = TopicDispatch(table, self._chain(), self._settings.max_message_bytes, own=True)
         subscription = StreamingSubscription(
             request, self._sidecar.channel(), dispatch, self._watch.leave, grace=self._settings.drain_timeout
         )
@@ -144,23 +144,25 @@ class StreamingSubscriptions:
         async def behavior(event: object, context: EventContext) -> None:
             settle(await call(event, context))
 
-        async def take_bytes(incoming: Incoming) -> None:
-            await behavior(incoming.data, incoming.event)
-
         kind: type[Message] | None = None
-        handle: Handler = take_bytes
+        reader: Reader = _data
         if message is not None:
             if not issubclass(message, Message):
                 raise TypeError(f"{message.__name__} is no protobuf message")
             kind = message
-            handle = contract_handler(behavior, message, raw=raw)
+            reader = contract_reader(message, raw=raw)
         return TopicRoute(
             getattr(handler, "__name__", type(handler).__name__),
-            handle,
+            behavior,
             request=kind,
+            read=reader,
             pubsub_name=request.pubsub_name,
             topic=request.topic,
             event_type=kind.DESCRIPTOR.full_name if kind is not None and not raw else "",
             dead_letter_topic=request.dead_letter_topic,
             metadata=request.metadata,
         )
+
+
+def _data(incoming: Incoming) -> bytes:
+    return incoming.data

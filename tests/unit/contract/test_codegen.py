@@ -100,7 +100,7 @@ def test_a_projects_contracts_become_code_that_works(generated: Path) -> None:
 
     program = """
 from apibase import App, InvalidRequest
-from apibase.validation import validate
+from apibase.middleware.validation import validate
 from library.v1 import book_pb2, library_pb2, library_pb2_grpc
 
 class Library(library_pb2_grpc.LibraryServicer):

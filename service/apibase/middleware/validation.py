@@ -7,13 +7,47 @@ from typing import TYPE_CHECKING, Any
 from protovalidate import EvaluationError, Validator
 
 from apibase.errors import FieldViolation, InvalidRequest
+from apibase.middleware.base import Middleware
 from apibase.observability.redaction import marked_names
+from buf.validate import validate_pb2
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor
     from google.protobuf.message import Message
     from protovalidate import FieldPathPb
 
+    from apibase.middleware.call import MessageHook, Target
+
 _validator = Validator()
+
+
+class Validation(Middleware):
+    """Refuses what breaks a rule of the contract: each message of a request, and the data of an event."""
+
+    built_in = True
+
+    def on_request(self, target: Target) -> MessageHook | None:
+        """Check each message, where its contract has rules."""
+        kind = target.request
+        return _valid if kind is not None and _has_rules(kind.DESCRIPTOR) else None
+
+
+def _valid(message: Message) -> Message:
+    validate(message)
+    return message
+
+
+def _has_rules(kind: Descriptor, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a message has rules, or one within it."""
+    if kind.GetOptions().HasExtension(validate_pb2.message):
+        return True
+    if any(oneof.GetOptions().HasExtension(validate_pb2.oneof) for oneof in kind.oneofs):
+        return True
+    if any(field.GetOptions().HasExtension(validate_pb2.field) for field in kind.fields):
+        return True
+    seen |= {kind.full_name}
+    within = (field.message_type for field in kind.fields if field.message_type is not None)
+    return any(_has_rules(each, seen) for each in within if each.full_name not in seen)
 
 
 def validate(message: Message) -> None:

@@ -13,16 +13,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import grpc
+from loguru import logger
 
 from apibase.contract import allowed_callers
 from apibase.contract.reasons import chassis_reason
 from apibase.errors import ServiceError
+from apibase.middleware.base import Middleware
+from apibase.middleware.call import DELIVERIES, RPCS, Kind
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from google.protobuf.descriptor import MethodDescriptor
+
+    from apibase.middleware.call import Call, Proceed, Target
 
 CALLER_HEADER = "dapr-caller-app-id"
 _OF_RELAYED_CALLS = frozenset({CALLER_HEADER, "dapr-callee-app-id"})
@@ -50,6 +55,44 @@ def forged(headers: Mapping[str, str], what: str) -> ServiceError:
     )
 
 
+class Callers(Middleware):
+    """Refuses callers that the contract does not name, and what only the own sidecar brings when another app's relays it."""
+
+    kinds = RPCS | DELIVERIES
+    built_in = True
+
+    def wrap(self, target: Target, proceed: Proceed) -> Proceed:
+        """Check each call before the rest of the chain, where a contract names callers, and each delivery."""
+        if target.kind in DELIVERIES:
+            return proceed if target.own else _from_own_sidecar(target, proceed)
+        assert target.descriptor is not None  # noqa: S101 - an rpc has one
+        check = CallerCheck(target.descriptor)
+        if not check.needed:
+            return proceed
+
+        async def checked(call: Call) -> object:
+            error = check.refusal(named_callers(call.metadata))
+            if error is not None:
+                call.refuse(error)
+                return None
+            return await proceed(call)
+
+        return checked
+
+
+def _from_own_sidecar(target: Target, proceed: Proceed) -> Proceed:
+    async def checked(call: Call) -> object:
+        if not is_relayed(call.headers):
+            return await proceed(call)
+        error = forged(call.headers, f"{target.kind} {call.event.source!r}" if call.event else str(target.kind))
+        logger.bind(caller=call.headers.get(CALLER_HEADER, "")).warning("{}", error.message)
+        # For an event a verdict, not an error: a publisher may have made a broker's headers look so, and daprd then buries it.
+        call.refuse(error, "DROP" if target.kind is Kind.EVENT else "")
+        return None
+
+    return checked
+
+
 class CallerCheck:
     """The check of one method. Raises `ContractError` where its contract contradicts itself."""
 
@@ -57,10 +100,15 @@ class CallerCheck:
         self._method = method.full_name
         self._allowed = allowed_callers(method)
 
-    def check(self, callers: Sequence[str]) -> None:
-        """Raise PERMISSION_DENIED unless `callers`, as `named_callers` gives them, is an app that may call; which may is not told."""
+    @property
+    def needed(self) -> bool:
+        """Whether the contract names callers."""
+        return self._allowed is not None
+
+    def refusal(self, callers: Sequence[str]) -> ServiceError | None:
+        """Return what is told unless `callers`, as `named_callers` gives them, is an app that may call; which may is not told."""
         if self._allowed is None:
-            return
+            return None
         caller = callers[-1] if callers else ""
         if not caller:
             problem = f"the call does not come from another app's sidecar, and {self._method} is for some apps only"
@@ -69,8 +117,8 @@ class CallerCheck:
         elif caller not in self._allowed:
             problem = f"{caller[:_TOLD_LENGTH]} may not call {self._method}"
         else:
-            return
-        raise ServiceError(
+            return None
+        return ServiceError(
             grpc.StatusCode.PERMISSION_DENIED,
             chassis_reason(errors_pb2.ERROR_REASON_CALLER_NOT_ALLOWED),
             problem,

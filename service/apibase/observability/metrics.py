@@ -1,0 +1,110 @@
+"""Metrics, as Prometheus reads them: what there is, and the endpoint.
+
+Calls have the names and labels that gRPC's own ecosystem uses for servers and clients, so that dashboards which know those
+work; what is of Dapr begins with `apibase_`. Every label value comes from a contract, a component's name or a fixed list: a
+caller can't make series.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+if TYPE_CHECKING:
+    from http.server import HTTPServer
+    from threading import Thread
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_AGES = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0)
+_RPC = ("grpc_type", "grpc_service", "grpc_method")
+_DELIVERY = ("kind", "component", "source", "handler")
+
+
+class Metrics:
+    """Every metric of an app, in a registry of its own: two apps in one process don't share them."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.server_started = Counter("grpc_server_started", "Calls that began.", _RPC, registry=registry)
+        self.server_handled = Counter(
+            "grpc_server_handled", "Calls that ended, by status code.", (*_RPC, "grpc_code"), registry=registry
+        )
+        self.server_seconds = Histogram(
+            "grpc_server_handling_seconds", "How long calls took.", _RPC, buckets=_SECONDS, registry=registry
+        )
+        self.received = Counter("grpc_server_msg_received", "Messages of streams that came.", _RPC, registry=registry)
+        self.sent = Counter("grpc_server_msg_sent", "Messages of streams that were sent.", _RPC, registry=registry)
+        self.client_started = Counter("grpc_client_started", "Outbound calls that began.", _RPC, registry=registry)
+        self.client_handled = Counter(
+            "grpc_client_handled", "Outbound calls that ended, by status code.", (*_RPC, "grpc_code"), registry=registry
+        )
+        self.client_seconds = Histogram(
+            "grpc_client_handling_seconds", "How long outbound calls took.", _RPC, buckets=_SECONDS, registry=registry
+        )
+        self.block_calls = Counter(
+            "apibase_building_block_calls",
+            "Calls of the sidecar's API that ended, by building block and status code.",
+            ("building_block", "operation", "code"),
+            registry=registry,
+        )
+        self.delivered = Counter(
+            "apibase_deliveries",
+            "Events, bindings and jobs that were handled, by verdict or status code.",
+            (*_DELIVERY, "outcome"),
+            registry=registry,
+        )
+        self.delivery_seconds = Histogram(
+            "apibase_delivery_seconds",
+            "How long events, bindings and jobs took.",
+            _DELIVERY,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.event_age = Histogram(
+            "apibase_event_age_seconds",
+            "How old events were when they came: the consumer's lag in time, from the CloudEvent's or Kafka's own.",
+            ("component", "source"),
+            buckets=_AGES,
+            registry=registry,
+        )
+        self.dead_letters = Counter(
+            "apibase_dead_letters",
+            "Events that can never be handled, by code.",
+            ("component", "source", "handler", "code"),
+            registry=registry,
+        )
+        self.in_flight = Gauge("apibase_in_flight", "Calls and deliveries at work.", ("kind",), registry=registry)
+        self.loop_lag = Histogram(
+            "apibase_event_loop_lag_seconds",
+            "How much later than asked for the event loop woke a timer: what handlers that block cost the others.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        build = Gauge(
+            "apibase_build_info",
+            "Always 1; the labels say what runs.",
+            ("version", "python", "app_id"),
+            registry=registry,
+        )
+        self._build = build
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    def say_build(self, app_id: str) -> None:
+        """Set the build's labels."""
+        try:
+            own = version("apibase")
+        except PackageNotFoundError:  # a checkout that is not installed
+            own = "unknown"
+        self._build.labels(own, platform.python_version(), app_id).set(1)
+
+    def serve(self, host: str, port: int) -> tuple[HTTPServer, Thread]:
+        """Serve `/metrics` from a thread; port 0 picks a free one. Raises `OSError` where the port is taken."""
+        return start_http_server(port, addr=host, registry=self.registry)

@@ -1,0 +1,200 @@
+"""The border that every inbound rpc passes: decoded, through the chain, to the servicer's method, and back.
+
+Each method is wrapped once, when it is registered; nothing is looked up per call.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_status import rpc_status
+
+from apibase.contract import is_implemented, request_class, response_class
+from apibase.contract.reasons import chassis_reason
+from apibase.errors import FieldViolation, InvalidRequest, ServiceError, to_status, too_large_request
+from apibase.failures import tell
+from apibase.middleware.app_token import TOKEN_HEADER
+from apibase.middleware.call import Call, Kind, Target
+from apibase.middleware.errors import CallOver
+from apibase.settings import DEFAULT_MAX_BYTES
+from dapr_contract.v1 import errors_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+    from google.protobuf.message import Message
+
+    from apibase.middleware.call import Proceed
+    from apibase.middleware.chain import Chain
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_KINDS = {
+    # Whether requests stream, and whether answers do.
+    (False, False): Kind.UNARY,
+    (False, True): Kind.SERVER_STREAM,
+    (True, False): Kind.CLIENT_STREAM,
+    (True, True): Kind.BIDI_STREAM,
+}
+
+
+def rpc_handlers(
+    service: ServiceDescriptor, servicer: object, chain: Chain, max_bytes: int = DEFAULT_MAX_BYTES
+) -> grpc.GenericRpcHandler:
+    """Return the gRPC handlers of a servicer's methods, each behind the chain.
+
+    A request of more than `max_bytes` is RESOURCE_EXHAUSTED: the server itself takes more, for the sake of events.
+    """
+    return grpc.method_handlers_generic_handler(
+        service.full_name,
+        {method.name: _method_handler(_Method(method, servicer, chain, max_bytes)) for method in service.methods},
+    )
+
+
+def _method_handler(method: _Method) -> grpc.RpcMethodHandler[Any, Any]:
+    begin, run = method.begin, method.run
+
+    async def answer(request: Any, context: Context) -> Message | None:  # noqa: ANN401 - bytes, or an iterator
+        call = begin(request, context)
+        try:
+            answer: Message | None = await run(call)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001 - of a middleware outside of where errors are told
+            call.failure = tell(method.target.name, error)
+        if call.failure is not None:
+            await abort(context, call.failure, method.target.domain)
+        return answer
+
+    codec = {
+        # A single request is decoded behind the border, so that one that can't be is refused and logged like any other.
+        "request_deserializer": method.read_message if method.streams_in else None,
+        "response_serializer": method.response.SerializeToString,
+    }
+    match method.target.kind:
+        case Kind.UNARY:
+            return grpc.unary_unary_rpc_method_handler(answer, **codec)  # type: ignore[arg-type]
+        case Kind.SERVER_STREAM:
+            return grpc.unary_stream_rpc_method_handler(answer, **codec)  # type: ignore[arg-type]
+        case Kind.CLIENT_STREAM:
+            return grpc.stream_unary_rpc_method_handler(answer, **codec)  # type: ignore[arg-type]
+        case _:
+            return grpc.stream_stream_rpc_method_handler(answer, **codec)  # type: ignore[arg-type]
+
+
+async def abort(context: Context, error: ServiceError, domain: str) -> NoReturn:
+    """End a call with an error's status; always raises, as gRPC's own `abort` does."""
+    status = rpc_status.to_status(to_status(error, domain=domain))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+    raise AssertionError  # unreachable: abort raises
+
+
+class _Method:
+    """What is known of a method before any call of it."""
+
+    def __init__(self, method: MethodDescriptor, servicer: object, chain: Chain, max_bytes: int) -> None:
+        self.request = request_class(method)
+        self.response = response_class(method)
+        self.streams_in = method.client_streaming
+        self.target = Target(
+            _KINDS[method.client_streaming, method.server_streaming],
+            method.full_name,
+            method.containing_service.file.package,
+            self.request,
+            self.response,
+            descriptor=method,
+        )
+        self._max_bytes = max_bytes
+        self._on_request = chain.request_hook(self.target)
+        self._on_response = chain.response_hook(self.target)
+        self._behavior: Callable[..., Any] = (
+            getattr(servicer, method.name) if is_implemented(servicer, method) else self._unimplemented
+        )
+        self.run: Proceed = chain.compile(
+            self.target, self._answer_often if method.server_streaming else self._answer_once
+        )
+
+    def begin(self, request: Any, context: Context) -> Call:  # noqa: ANN401 - bytes, or an iterator
+        """Return a call of it."""
+        metadata = context.invocation_metadata() or ()
+        headers = dict(metadata)
+        token = headers.pop(TOKEN_HEADER, "")
+        if token:
+            metadata = tuple(header for header in metadata if header[0] != TOKEN_HEADER)
+        call = Call(
+            self.target,
+            metadata,  # type: ignore[arg-type]  # what gRPC gives is made of pairs
+            headers,  # type: ignore[arg-type]
+            self._read,
+            context=context,
+            remaining=context.time_remaining(),
+            token=token,  # type: ignore[arg-type]  # it has no "-bin", so it is text
+        )
+        if self.streams_in:
+            call.request = request
+        else:
+            call.data = request
+        return call
+
+    async def _answer_once(self, call: Call) -> Message:
+        return self._checked(await self._behavior(call.request, call.context))
+
+    # A coroutine that writes, not an async generator: gRPC leaves a cancelled call's generator to the garbage collector,
+    # which would end it, and with it the call's context, in another task.
+    async def _answer_often(self, call: Call) -> None:
+        assert call.context is not None  # noqa: S101 - an rpc has one
+        responses = self._behavior(call.request, call.context)
+        if inspect.isawaitable(responses):
+            await responses  # gRPC's other style: the handler itself writes to the context
+        else:
+            await self._send(responses, call.context)
+
+    async def _send(self, responses: AsyncIterator[object], context: Context) -> None:
+        """Write a handler's responses, and end the handler with the call, whichever way that ends."""
+        try:
+            async for response in responses:
+                checked = self._checked(response)
+                try:
+                    await context.write(checked)
+                except grpc.aio.InternalError as error:
+                    raise CallOver from error
+        finally:
+            if isinstance(responses, AsyncGenerator):
+                await responses.aclose()
+
+    def _read(self, call: Call) -> Message:
+        return self.read_message(call.data)
+
+    def read_message(self, data: bytes) -> Message:
+        """Return the message of a request, or one of its messages, when it has passed the chain's hooks."""
+        if len(data) > self._max_bytes:
+            raise too_large_request(len(data), self._max_bytes)
+        try:
+            message = self.request.FromString(data)
+        except DecodeError as error:
+            raise InvalidRequest(
+                [FieldViolation("(message)", f"is no {self.request.DESCRIPTOR.full_name}")],
+                reason=chassis_reason(errors_pb2.ERROR_REASON_UNREADABLE_REQUEST),
+            ) from error
+        return message if self._on_request is None else self._on_request(message)
+
+    def _checked(self, response: object) -> Message:
+        """Refuse what the contract does not promise; gRPC would send any message as if it were the right one."""
+        if not isinstance(response, self.response):
+            message = (
+                f"{self.target.name} answered with {type(response).__name__}, not {self.response.DESCRIPTOR.full_name}"
+            )
+            raise TypeError(message)
+        if self._on_response is None:
+            return response
+        changed: Message = self._on_response(response)
+        return changed
+
+    def _unimplemented(self, _request: object, _context: Context) -> NoReturn:
+        reason = chassis_reason(errors_pb2.ERROR_REASON_NOT_IMPLEMENTED)
+        raise ServiceError(grpc.StatusCode.UNIMPLEMENTED, reason, f"{self.target.name} is not implemented")
