@@ -121,19 +121,19 @@ class _Method:
 
     def begin(self, request: Any, context: Context) -> Call:  # noqa: ANN401 - bytes, or an iterator
         """Return a call of it."""
-        metadata = context.invocation_metadata() or ()
+        metadata: Any = context.invocation_metadata() or ()
         headers = dict(metadata)
         token = headers.pop(TOKEN_HEADER, "")
         if token:
             metadata = tuple(header for header in metadata if header[0] != TOKEN_HEADER)
         call = Call(
             self.target,
-            metadata,  # type: ignore[arg-type]  # what gRPC gives is made of pairs
-            headers,  # type: ignore[arg-type]
+            metadata,
+            headers,
             self._read,
             context=context,
             remaining=context.time_remaining(),
-            token=token,  # type: ignore[arg-type]  # it has no "-bin", so it is text
+            token=token,
         )
         if self.streams_in:
             call.request = request

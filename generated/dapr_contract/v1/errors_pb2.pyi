@@ -44,6 +44,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Nobody answers the method that is invoked by its name."""
     ERROR_REASON_INVALID_RETURN_TYPE: _ErrorReason.ValueType  # 8
     """The handler of a method that is invoked by its name returned what can't be sent."""
+    ERROR_REASON_RATE_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 9
+    """More calls a second than the app takes. The RetryInfo says when it would take the next."""
+    ERROR_REASON_CONCURRENCY_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 10
+    """More calls at once than the app takes. There is a RetryInfo."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 20
     """Calls that fail. Metadata: error_id, under which the service's log has more.
 
@@ -105,6 +109,10 @@ ERROR_REASON_NO_SUCH_METHOD: ErrorReason.ValueType  # 7
 """Nobody answers the method that is invoked by its name."""
 ERROR_REASON_INVALID_RETURN_TYPE: ErrorReason.ValueType  # 8
 """The handler of a method that is invoked by its name returned what can't be sent."""
+ERROR_REASON_RATE_LIMIT_EXCEEDED: ErrorReason.ValueType  # 9
+"""More calls a second than the app takes. The RetryInfo says when it would take the next."""
+ERROR_REASON_CONCURRENCY_LIMIT_EXCEEDED: ErrorReason.ValueType  # 10
+"""More calls at once than the app takes. There is a RetryInfo."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 20
 """Calls that fail. Metadata: error_id, under which the service's log has more.
 

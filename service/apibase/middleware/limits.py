@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from apibase.middleware.call import Call, Proceed, Target
 
+_RATE = chassis_reason(errors_pb2.ERROR_REASON_RATE_LIMIT_EXCEEDED)
+_CONCURRENCY = chassis_reason(errors_pb2.ERROR_REASON_CONCURRENCY_LIMIT_EXCEEDED)
 _RETRY_SECONDS = 0.1  # when a place may be free again is not known
 
 
@@ -47,11 +49,7 @@ class RateLimit(Middleware):
             now = self._clock()
             due = max(self._due, now)
             if due - now > self._ahead:
-                raise _exhausted(
-                    errors_pb2.ERROR_REASON_RATE_LIMIT_EXCEEDED,
-                    "more calls a second than this app takes",
-                    due - now - self._ahead,
-                )
+                raise _exhausted(_RATE, "more calls a second than this app takes", due - now - self._ahead)
             self._due = due + self._interval
             return await proceed(call)
 
@@ -78,11 +76,7 @@ class ConcurrencyLimit(Middleware):
 
         async def counted(call: Call) -> object:
             if self._at_work >= self._most:
-                raise _exhausted(
-                    errors_pb2.ERROR_REASON_CONCURRENCY_LIMIT_EXCEEDED,
-                    "more calls at once than this app takes",
-                    _RETRY_SECONDS,
-                )
+                raise _exhausted(_CONCURRENCY, "more calls at once than this app takes", _RETRY_SECONDS)
             self._at_work += 1
             try:
                 return await proceed(call)
@@ -109,5 +103,5 @@ class SizeLimit(Middleware):
         return sized
 
 
-def _exhausted(reason: errors_pb2.ErrorReason, message: str, seconds: float) -> ServiceError:
-    return ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, chassis_reason(reason), message, retry_after=seconds)
+def _exhausted(reason: str, message: str, seconds: float) -> ServiceError:
+    return ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, message, retry_after=seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,13 @@ class Metrics(Middleware):
         self._families = families
         self._at_work = dict.fromkeys(Kind, 0)
         for kind in Kind:
-            families.in_flight.labels(str(kind)).set_function(lambda kind=kind: self._at_work[kind])
+            families.in_flight.labels(str(kind)).set_function(functools.partial(self._at_work.__getitem__, kind))
 
     def wrap(self, target: Target, proceed: Proceed) -> Proceed:
         """Count and time the rest of the chain."""
         at_work, kind = self._at_work, target.kind
         families = self._families
+        labels: tuple[str, ...]
         if kind in CALLS:
             labels = rpc_labels(target)
             started = families.server_started.labels(*labels).inc

@@ -12,7 +12,6 @@ from apibase.observability.redaction import marked_names
 from buf.validate import validate_pb2
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import Descriptor
     from google.protobuf.message import Message
     from protovalidate import FieldPathPb
 
@@ -37,7 +36,7 @@ def _valid(message: Message) -> Message:
     return message
 
 
-def _has_rules(kind: Descriptor, seen: frozenset[str] = frozenset()) -> bool:
+def _has_rules(kind: Any, seen: frozenset[str] = frozenset()) -> bool:  # noqa: ANN401 - as in `_path`
     """Whether a message has rules, or one within it."""
     if kind.GetOptions().HasExtension(validate_pb2.message):
         return True
