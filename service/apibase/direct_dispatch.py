@@ -56,7 +56,9 @@ class DirectDispatch:
         return call
 
     def _compile(self, name: str, route: Route, chain: Chain) -> tuple[Target, Callable[[Call], Any], Proceed]:
-        target = Target(self._kind, route.name, route.domain, route.request, route=route, source=name)
+        target = Target(
+            self._kind, route.name, route.domain, route.request, route=route, source=name, unhandled=not name
+        )
         return target, delivery_reader(target, route, chain), chain.compile(target, delivery_handler(route))
 
 

@@ -6,11 +6,11 @@ Dapr's own variables keep Dapr's names (the CLI and the Kubernetes injector set 
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import Annotated, Literal
 
 from dapr.conf.helpers import GrpcEndpoint
 from pydantic import AliasChoices, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_MAX_BYTES = 4 * 1024 * 1024
 """What gRPC and daprd take too, unless told otherwise."""
@@ -101,7 +101,7 @@ class Settings(BaseSettings):
         validation_alias="APIBASE_DEAD_LETTER_TTL",
         description="Seconds that an archived dead letter is kept.",
     )
-    middleware: tuple[str, ...] = Field(
+    middleware: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         validation_alias="APIBASE_MIDDLEWARE",
         description="What every inbound call passes, by name, the outermost first, with commas between; empty: all, as they come.",

@@ -82,7 +82,14 @@ class TopicDispatch:
 
     def _compile(self, route: TopicRoute) -> _Compiled:
         target = Target(
-            Kind.EVENT, route.name, route.domain, route.request, route=route, source=route.topic, own=self._own
+            Kind.EVENT,
+            route.name,
+            route.domain,
+            route.request,
+            route=route,
+            source=route.topic,
+            unhandled=route.name == _NOBODY,
+            own=self._own,
         )
         made = self._compiled[id(route)] = _Compiled.of(target, route, self._chain)
         return made

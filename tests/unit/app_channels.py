@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from dapr.proto.runtime.v1 import appcallback_pb2
 from google.protobuf.empty_pb2 import Empty
-from pydantic import SecretStr
 
 from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
-from apibase.middleware.app_token import AppToken
 from apibase.callback_requests import callback_handlers
-from apibase.delivery import TopicDelivery
 from apibase.events import EventContext
 from apibase.health import AppHealthServicer, Health
-from apibase.invocation import Invocations
+from tests.unit.chains import chain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -75,12 +72,7 @@ def topic_event(**fields: Any) -> EventContext:
 
 
 def app_channel(routes: RouteTable, graveyard: Graveyard | None = None, token: str = "") -> AppChannelServicer:
-    return AppChannelServicer(
-        routes,
-        TopicDelivery(graveyard or Graveyard()),  # type: ignore[arg-type]
-        Invocations(routes.methods),
-        AppToken(SecretStr(token)),
-    )
+    return AppChannelServicer(routes, chain(graveyard=graveyard or Graveyard(), token=token))
 
 
 @asynccontextmanager

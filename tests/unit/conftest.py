@@ -19,8 +19,9 @@ from loguru import logger
 
 from apibase import Settings
 from apibase.contract.codegen import generate
-from apibase.rpc import rpc_handlers
 from apibase.observability import configure_logging, flush_logs
+from apibase.rpc import rpc_handlers
+from tests.unit.chains import chain
 from tests.unit.fake_dapr import FakeDapr
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def settings(socket_folder: Path) -> Settings:
         sidecar_timeout=5.0,
         drain_timeout=5.0,
         log_format="json",
+        access_log=1.0,
     )
 
 
@@ -145,7 +147,7 @@ def grpc_addr(grpc_context: Any, socket_folder: Path) -> str:
 def grpc_add_to_server(desk: Desk) -> Any:
     """Serve an implementation of desk.v1.Desk behind the border."""
     service = desk.pb2.DESCRIPTOR.services_by_name["Desk"]
-    return lambda servicer, server: server.add_generic_rpc_handlers((rpc_handlers(service, servicer),))
+    return lambda servicer, server: server.add_generic_rpc_handlers((rpc_handlers(service, servicer, chain()),))
 
 
 @pytest.fixture

@@ -20,13 +20,12 @@ from google.protobuf.empty_pb2 import Empty
 
 from apibase import Drop, Retry, ServiceError, Settings, SidecarUnavailable
 from apibase.app_channel import AppChannelServicer
-from apibase.middleware.app_token import AppToken
 from apibase.clients import Sidecar
 from apibase.dead_letters import DeadLetters
-from apibase.delivery import TopicDelivery
-from apibase.invocation import Answer, Invocations
+from apibase.invocation import Answer
 from apibase.routes import Incoming, Route, RouteTable
 from tests.unit.app_channels import DROP, RETRY, SUCCESS, Listener, served
+from tests.unit.chains import chain
 from tests.unit.conftest import Desk
 from tests.unit.fake_dapr import FakeDapr, eventually
 from tests.unit.hostile import ALPHA, CALLBACK, HEALTH, METHODS, Adversary, Hostile, is_json, nested_too_deep
@@ -78,7 +77,7 @@ class Ends(Listener):
     @error.setter
     def error(self, value: object) -> None: ...
 
-    async def answer(self, incoming: Incoming) -> Answer:
+    async def answer(self, incoming: Incoming, _event: Any) -> Answer:
         error = self.error
         if error is not None:
             raise error
@@ -108,9 +107,7 @@ async def channel(
     routes.add(ends.implement(post, "Loose"))
     routes.add_method("ask", Route("ask", ends.answer))
     sidecar = Sidecar(settings)
-    servicer = AppChannelServicer(
-        routes, TopicDelivery(DeadLetters(sidecar)), Invocations(routes.methods), AppToken(None)
-    )
+    servicer = AppChannelServicer(routes, chain(graveyard=DeadLetters(sidecar)))
     async with served(servicer, socket_folder) as opened:
         yield opened
     await sidecar.close()

@@ -14,13 +14,11 @@ from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 
 from apibase import Settings
 from apibase.app_channel import AppChannelServicer
-from apibase.middleware.app_token import AppToken
 from apibase.clients import Sidecar
 from apibase.dead_letters import DeadLetters
-from apibase.delivery import TopicDelivery
-from apibase.invocation import Invocations
 from apibase.routes import RouteTable
 from tests.unit.app_channels import DROP, SUCCESS, Listener, served
+from tests.unit.chains import chain
 from tests.unit.conftest import Desk, Log
 from tests.unit.fake_dapr import FakeDapr
 
@@ -39,9 +37,7 @@ async def stub(
     routes.add(listener.implement(post, "PostEvents"))
     routes.add(listener.implement(post, "Loose"))
     sidecar = Sidecar(settings)
-    servicer = AppChannelServicer(
-        routes, TopicDelivery(DeadLetters(sidecar)), Invocations(routes.methods), AppToken(None)
-    )
+    servicer = AppChannelServicer(routes, chain(graveyard=DeadLetters(sidecar)))
     async with served(servicer, socket_folder) as channel:
         yield appcallback_pb2_grpc.AppCallbackStub(channel)
     await sidecar.close()

@@ -12,8 +12,8 @@ from dapr.proto.runtime.v1 import appcallback_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apibase.middleware.app_token import TOKEN_HEADER
 from apibase.callback_requests import _batch, texts_of
+from apibase.middleware.app_token import TOKEN_HEADER
 from apibase.routes import RouteTable
 from tests.unit.app_channels import DROP, Listener, app_channel, served
 from tests.unit.conftest import Desk, Log

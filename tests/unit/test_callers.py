@@ -11,12 +11,13 @@ import pytest
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 
 from apibase import App, ContractError
-from apibase.middleware.callers import is_relayed, named_callers
 from apibase.contract import allowed_callers
-from apibase.rpc import rpc_handlers
+from apibase.middleware.callers import is_relayed, named_callers
 from apibase.routes import RouteTable
+from apibase.rpc import rpc_handlers
 from tests.unit.app_channels import DROP, SUCCESS, Graveyard, Listener, app_channel
 from tests.unit.app_channels import served as served_channel
+from tests.unit.chains import chain
 from tests.unit.conftest import Desk
 from tests.unit.fake_dapr import eventually
 from tests.unit.status import refused
@@ -68,7 +69,7 @@ async def stub(till: Desk, socket_folder: Path) -> AsyncIterator[Any]:
 
     servicer = Till()
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((rpc_handlers(till.pb2.DESCRIPTOR.services_by_name["Till"], servicer),))
+    server.add_generic_rpc_handlers((rpc_handlers(till.pb2.DESCRIPTOR.services_by_name["Till"], servicer, chain()),))
     server.add_insecure_port(f"unix:{socket_folder}/till.sock")
     await server.start()
     async with grpc.aio.insecure_channel(f"unix:{socket_folder}/till.sock") as channel:
@@ -290,7 +291,7 @@ async def test_an_app_cannot_bring_an_event_as_if_it_were_the_sidecar(
         assert [each.status for each in (await bring(batch, metadata=RELAYED)).statuses] == [DROP]
 
     assert listener.got == []
-    warnings = log.of(level="WARNING", logger="apibase.app_channel")
+    warnings = log.of(level="WARNING", logger="apibase.middleware.callers")
     assert [line["caller"] for line in warnings] == ["thief"] * 3
 
 

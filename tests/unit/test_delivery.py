@@ -13,10 +13,11 @@ from google.protobuf.empty_pb2 import Empty
 from apibase import Conflict, Drop, InvalidRequest, Retry, ServiceError, SidecarError, SidecarUnavailable
 from apibase.dead_letters import Death
 from apibase.deadline import deadline
-from apibase.delivery import TopicDelivery, call, deliver_directly, judge
+from apibase.delivery import judge
 from apibase.errors import FieldViolation
 from apibase.routes import Incoming, Route, TopicRoute
 from tests.unit.app_channels import Graveyard, topic_event
+from tests.unit.chains import deliver, deliver_directly
 from tests.unit.conftest import Log
 
 Code = grpc.StatusCode
@@ -91,7 +92,7 @@ TABLE = [
 
 
 def route(error: BaseException | None, **fields: Any) -> TopicRoute:
-    async def handle(_incoming: Incoming) -> object:
+    async def handle(_incoming: Incoming, _event: Any) -> object:
         if error is not None:
             raise error
         return "an answer"
@@ -115,7 +116,7 @@ async def test_a_topic_event_is_buried_where_its_handlers_error_is_a_death(
     graveyard = Graveyard()
     there = route(error)
 
-    status = await TopicDelivery(graveyard).deliver(there, INCOMING, None)  # type: ignore[arg-type]
+    status = (await deliver(graveyard, there, INCOMING)).outcome
 
     assert status == ("SUCCESS" if death else "RETRY")
     assert graveyard.buried == ([(there, INCOMING, death)] if death else [])
@@ -129,7 +130,7 @@ async def test_without_a_dead_letter_topic_what_would_be_buried_is_dropped_for_g
 ) -> None:
     graveyard = Graveyard()
 
-    status = await TopicDelivery(graveyard).deliver(route(error, dead_letter_topic=""), INCOMING, None)  # type: ignore[arg-type]
+    status = (await deliver(graveyard, route(error, dead_letter_topic=""), INCOMING)).outcome
 
     assert status == ("DROP" if death else "RETRY")
     assert graveyard.buried == []
@@ -153,7 +154,7 @@ async def test_an_event_that_can_not_be_buried_comes_again(log: Log, failure: Ba
     graveyard = Graveyard()
     graveyard.error = failure
 
-    status = await TopicDelivery(graveyard).deliver(route(Drop("never")), INCOMING, None)  # type: ignore[arg-type]
+    status = (await deliver(graveyard, route(Drop("never")), INCOMING)).outcome
 
     assert status == "RETRY"
     assert "DROPPED: never; its dead letter could not be published" in log.one(logger="apibase.event")["reason"]
@@ -163,7 +164,7 @@ async def test_a_dead_letter_that_is_too_large_is_left_to_the_sidecar(log: Log) 
     graveyard = Graveyard()
     graveyard.error = SidecarError(grpc.StatusCode.RESOURCE_EXHAUSTED, "SIDECAR_ERROR", "larger than max")
 
-    status = await TopicDelivery(graveyard).deliver(route(Drop("never")), INCOMING, None)  # type: ignore[arg-type]
+    status = (await deliver(graveyard, route(Drop("never")), INCOMING)).outcome
 
     assert status == "DROP"
     assert "too large" in log.one(logger="apibase.event")["reason"]
@@ -172,7 +173,7 @@ async def test_a_dead_letter_that_is_too_large_is_left_to_the_sidecar(log: Log) 
 async def test_an_event_that_is_handled_is_a_success(log: Log) -> None:
     graveyard = Graveyard()
 
-    assert await TopicDelivery(graveyard).deliver(route(None), INCOMING, None) == "SUCCESS"  # type: ignore[arg-type]
+    assert (await deliver(graveyard, route(None), INCOMING)).outcome == "SUCCESS"
 
     assert graveyard.buried == []
     assert "reason" not in log.one(logger="apibase.event", verdict="SUCCESS")
@@ -186,7 +187,7 @@ async def test_a_binding_or_the_scheduler_is_told_the_error_unless_the_event_is_
 ) -> None:
     incoming = replace(INCOMING, event=replace(topic_event(), kind=kind, source="mail"))
 
-    failure = await deliver_directly(route(error), incoming, None)
+    failure = (await deliver_directly(route(error), incoming)).failure
 
     line = log.one(logger="apibase.event")
     if code is None:
@@ -203,29 +204,29 @@ async def test_a_binding_or_the_scheduler_is_told_the_error_unless_the_event_is_
 
 
 async def test_a_binding_whose_event_is_handled_is_told_nothing(log: Log) -> None:
-    assert await deliver_directly(route(None), INCOMING, None) is None
+    assert (await deliver_directly(route(None), INCOMING)).failure is None
 
     assert log.one(logger="apibase.event")["code"] == "OK"
 
 
 @pytest.mark.parametrize(("said", "told"), [("", "the event is to be delivered again"), ("not yet", "not yet")])
 async def test_a_binding_is_told_why_an_event_is_to_come_again(log: Log, said: str, told: str) -> None:
-    failure = await deliver_directly(route(Retry(said)), INCOMING, None)
+    failure = (await deliver_directly(route(Retry(said)), INCOMING)).failure
 
     assert failure is not None
     assert (failure.reason, failure.message) == ("RETRY", told)
 
 
-async def test_a_handlers_answer_and_its_deadline_are_its_calls_own() -> None:
+async def test_a_handlers_deadline_is_its_calls_own() -> None:
     left: list[float | None] = []
 
-    async def handle(_incoming: Incoming) -> str:
+    async def handle(_incoming: Incoming, _event: Any) -> str:
         left.append(deadline.bound(None))
         return "an answer"
 
-    outcome = await call(Route("ask", handle), INCOMING, 30.0)
+    call = await deliver_directly(Route("ask", handle), INCOMING, 30.0)
 
-    assert (outcome.answer, outcome.error, outcome.death) == ("an answer", None, None)
+    assert (call.outcome, call.error) == ("OK", None)
     assert left == [pytest.approx(30, abs=1)]
     assert deadline.bound(None) is None
 
@@ -233,13 +234,13 @@ async def test_a_handlers_answer_and_its_deadline_are_its_calls_own() -> None:
 async def test_a_call_that_is_cancelled_ends_and_gives_no_verdict(log: Log) -> None:
     at_work = asyncio.Event()
 
-    async def handle(_incoming: Incoming) -> None:
+    async def handle(_incoming: Incoming, _event: Any) -> None:
         at_work.set()
         await asyncio.Event().wait()
 
     graveyard = Graveyard()
     endless = TopicRoute("endless", handle, dead_letter_topic="dead")
-    task = asyncio.ensure_future(TopicDelivery(graveyard).deliver(endless, INCOMING, None))  # type: ignore[arg-type]
+    task = asyncio.ensure_future(deliver(graveyard, endless, INCOMING))
     await at_work.wait()
     task.cancel()
 

@@ -12,8 +12,9 @@ import pytest
 
 from apibase import ServiceError
 from apibase.deadline import deadline
-from apibase.rpc import rpc_handlers
 from apibase.observability import trace_ids
+from apibase.rpc import rpc_handlers
+from tests.unit.chains import chain
 from tests.unit.fake_dapr import eventually
 from tests.unit.status import refused
 
@@ -200,7 +201,7 @@ class Gone:
 
 def handler(desk: Desk, servicer: Any, method: str) -> Any:
     """Return what gRPC calls for a method."""
-    handlers = rpc_handlers(desk.pb2.DESCRIPTOR.services_by_name["Desk"], servicer)
+    handlers = rpc_handlers(desk.pb2.DESCRIPTOR.services_by_name["Desk"], servicer, chain())
     return handlers.service(SimpleNamespace(method=f"/desk.v1.Desk/{method}"))
 
 

@@ -34,7 +34,7 @@ class Method:
         self.got: list[Incoming] = []
         self.do: Callable[[], Awaitable[object]] | None = None
 
-    async def handle(self, incoming: Incoming) -> object:
+    async def handle(self, incoming: Incoming, _event: Any) -> object:
         self.got.append(incoming)
         return await self.do() if self.do is not None else None
 

@@ -29,6 +29,8 @@ class AccessLog(Middleware):
 
     def wrap(self, target: Target, proceed: Proceed) -> Proceed:
         """Log after the rest of the chain."""
+        if target.unhandled:
+            return proceed
         ratio, slow, log = self._ratio, self._slow, _call if target.kind in CALLS else _delivery
 
         async def logged(call: Call) -> object:
@@ -43,14 +45,15 @@ class AccessLog(Middleware):
 
 
 def _call(call: Call, seconds: float) -> None:
-    fields: dict[str, object] = {"method": call.target.name, "code": call.outcome}
+    code = call.outcome or "UNKNOWN"
+    fields: dict[str, object] = {"method": call.target.name, "code": code}
     if call.reason:
         fields["reason"] = call.reason
     caller = call.headers.get(CALLER_HEADER)
     if caller:
         fields["caller"] = caller
     fields["duration_ms"] = round(seconds * 1000, 3)
-    log_outcome("INFO", "apibase.call", f"{call.target.name} {call.outcome}", fields)
+    log_outcome("INFO", "apibase.call", f"{call.target.name} {code}", fields)
 
 
 def _delivery(call: Call, seconds: float) -> None:

@@ -66,6 +66,8 @@ class Target:
     """What is known of a delivery's handler."""
     source: str = ""
     """The topic, or the name of the binding or the job, that a delivery comes from."""
+    unhandled: bool = False
+    """Whether it stands for deliveries that no handler takes, of which a line in the log says why."""
     own: bool = False
     """Whether it comes down a connection that the app itself has made, so that nobody else can have sent it."""
 

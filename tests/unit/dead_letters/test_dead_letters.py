@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,8 +19,9 @@ from apibase.clients import Sidecar
 from apibase.dead_letters import DeadLetters, Death
 from apibase.delivery import TopicDelivery
 from apibase.observability import call_context
-from apibase.routes import Incoming, TopicRoute
+from apibase.routes import Incoming, TopicRoute, contract_reader
 from tests.unit.app_channels import topic_event
+from tests.unit.chains import deliver
 from tests.unit.conftest import Desk, Log
 from tests.unit.fake_dapr import FakeDapr
 
@@ -29,7 +31,7 @@ DEATH = Death("STALE", "the letter is a year old")
 Bury = Callable[..., Awaitable[dict[str, Any]]]
 
 
-async def handle(_incoming: Incoming) -> None:
+async def handle(_request: Any, _event: Any) -> None:
     raise Drop(DEATH.reason, code=DEATH.code)
 
 
@@ -392,12 +394,12 @@ async def test_an_event_is_done_with_only_when_the_broker_has_its_dead_letter(
 ) -> None:
     delivery = TopicDelivery(dead_letters)
     event = incoming(b'{"text": "why", "card": "hunter2"}')
-    on = route(post.pb2.Letter)
+    on = replace(route(post.pb2.Letter), read=contract_reader(post.pb2.Letter, raw=False))
 
     dapr.fail("PublishEvent", grpc.StatusCode.UNAVAILABLE)
-    verdicts = [await delivery.deliver(on, event, None) for _ in range(2)]
+    verdicts = [(await deliver(delivery, on, event)).outcome for _ in range(2)]
     await dapr.stop()
-    verdicts.append(await delivery.deliver(on, event, 2.0))
+    verdicts.append((await deliver(delivery, on, event, 2.0)).outcome)
 
     assert verdicts == ["RETRY", "SUCCESS", "RETRY"]
     assert [json.loads(each.data)["id"] for each in dapr.published] == ["event-1"]

@@ -22,6 +22,7 @@ from apibase.delivery import TopicDelivery
 from apibase.routes import Incoming, RouteTable
 from dapr_contract.v1.deduplication_pb2 import HandledEvent
 from tests.unit.app_channels import Graveyard, Listener, topic_event
+from tests.unit.chains import deliver
 from tests.unit.conftest import Desk, Log
 from tests.unit.fake_dapr import eventually
 from tests.unit.memory_state import MemoryState, refused, unavailable
@@ -677,7 +678,8 @@ class Ledger:
         event = topic_event(**{**known, **fields})
         route = self.routes.topic(event, "")
         assert route is not None
-        return await (delivery or self.one).deliver(route, Incoming(event, data, self.pb2.Entry()), None)
+        call = await deliver(delivery or self.one, route, Incoming(event, data, self.pb2.Entry()))
+        return call.outcome
 
     async def transfer(self, data: bytes, **fields: Any) -> str:
         return await self.deliver(data, type="ledger.v1.Transfer", topic="transfers", **fields)
@@ -727,12 +729,21 @@ async def test_a_field_tells_raw_records_apart_whose_ids_are_new_each_time(ledge
     assert [request.sequence for _, request, _ in ledger.listener.got] == [0, 1]
 
 
-async def test_a_message_that_tells_events_apart_is_decoded_once(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("apibase.routes.table.decode", lambda *_args, **_options: pytest.fail("decoded again"))
+async def test_a_message_that_tells_events_apart_is_decoded_once(ledger: Ledger) -> None:
+    read: list[object] = []
+    route = ledger.routes.topic(topic_event(type="ledger.v1.Transfer", topic="transfers"), "")
+    assert route is not None
 
-    assert await ledger.transfer(b'{"order": {"reference": "a"}}') == "SUCCESS"
+    def reader(incoming: Incoming) -> object:
+        read.append(incoming)
+        return route.read(incoming)
+
+    event = topic_event(type="ledger.v1.Transfer", topic="transfers", content_type="application/json")
+    incoming = Incoming(event, b'{"order": {"reference": "a"}}', ledger.pb2.Transfer())
+    call = await deliver(ledger.one, replace(route, read=reader), incoming)
+
+    assert call.outcome == "SUCCESS"
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize(
@@ -887,7 +898,7 @@ async def test_a_handler_whose_claim_is_taken_over_is_cancelled_and_its_event_co
     route = ledger.routes.topic(topic_event(type="ledger.v1.Entry", topic="entries"), "")
     assert route is not None
 
-    async def handle(_incoming: Incoming) -> None:
+    async def handle(_request: Any, _event: Any) -> None:
         deadline_inside.append(deadline.bound(None))
         at_work.set()
         try:
@@ -897,15 +908,14 @@ async def test_a_handler_whose_claim_is_taken_over_is_cancelled_and_its_event_co
             raise
 
     deadline_inside: list[float | None] = []
-    event = topic_event(type="ledger.v1.Entry", topic="entries")
-    working = asyncio.ensure_future(
-        ledger.one.deliver(replace(route, handler=handle), Incoming(event, b"", ledger.pb2.Entry()), 60.0)
-    )
+    event = topic_event(type="ledger.v1.Entry", topic="entries", content_type="application/json")
+    incoming = Incoming(event, b'{"text": "a"}', ledger.pb2.Entry())
+    working = asyncio.ensure_future(deliver(ledger.one, replace(route, handler=handle), incoming, 60.0))
     await at_work.wait()
     (key,) = ledger.store.rows
     ledger.store.taken_over(key)
 
-    assert await working == "RETRY"
+    assert (await working).outcome == "RETRY"
     assert ended == ["cancelled"]
     assert deadline_inside == [pytest.approx(60, abs=5)]
     assert "somebody else has taken it over" in log.one(logger="apibase.event")["reason"]
@@ -921,7 +931,7 @@ async def test_a_delivery_that_is_cancelled_gives_no_verdict_and_leaves_no_claim
     assert log.one(logger="apibase.event")["reason"] == "cancelled"
 
     ledger.store.slow.set()
-    assert await ledger.one._deduplicator.close() is None  # type: ignore[union-attr]
+    assert await ledger.one.deduplicator.close() is None  # type: ignore[union-attr]
 
     assert not ledger.store.rows
     assert await ledger.handled() == 0
@@ -934,7 +944,7 @@ async def test_data_that_is_too_large_is_neither_decoded_nor_claimed(ledger: Led
 
     incoming = Incoming(event, b"no JSON", ledger.pb2.Entry(), too_large=True)
 
-    assert await ledger.one.deliver(route, incoming, None) == "DROP"
+    assert (await deliver(ledger.one, route, incoming)).outcome == "DROP"
     assert "TOO_LARGE" in log.one(logger="apibase.event")["reason"]
     assert not ledger.store.saves
 
