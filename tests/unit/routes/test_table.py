@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 
 from apibase import App, ContractError, Settings
-from apibase.routes import Incoming, RouteTable
+from apibase.routes import RouteTable
 from tests.unit.app_channels import topic_event
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def test_a_listener_that_is_a_plain_function_runs_in_a_thread(desk: Desk, events
     routes = RouteTable()
     routes.add(Plain())
     event = replace(topic_event(), kind="binding", source="tick")
-    asyncio.run(routes.bindings["tick"].handler(Incoming(event, b"", Empty())))  # type: ignore[arg-type]
+    asyncio.run(routes.bindings["tick"].handler(Empty(), event))  # type: ignore[arg-type]
 
     (thread,) = threads
     assert thread is not threading.main_thread()
