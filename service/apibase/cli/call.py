@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import secrets
 import sys
@@ -55,7 +56,13 @@ def call(  # noqa: PLR0913
         ),
     ] = None,
     header: Annotated[
-        list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="Send metadata; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--header",
+            "-H",
+            metavar="'NAME: VALUE'",
+            help="Send metadata; that of a name in -bin as Base64; repeatable.",
+        ),
     ] = None,
     timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="The deadline: 5s, 500ms, 1m.")] = "10s",
     file: TopologyFile = None,
@@ -184,21 +191,27 @@ def _texts(data: str, method: Method) -> list[str]:
     return [line for line in text.splitlines() if line.strip()] if method.client_streams else [text]
 
 
-def read_headers(values: Sequence[str]) -> list[tuple[str, str]]:
-    """`Name: value` → ("name", "value")."""
-    pairs = []
-    for value in values:
-        name, separator, text = value.partition(":")
-        if not separator or not name.strip():
-            raise typer.BadParameter(f"expected 'NAME: VALUE', found {value!r}", param_hint="--header")
-        pair = (name.strip().lower(), text.strip())
-        if not _NAME.fullmatch(pair[0]) or not (pair[1].isascii() and pair[1].isprintable()):
-            raise typer.BadParameter(
-                f"gRPC takes no metadata such as {value!r}: a name has letters, digits, '-', '_' and '.'; a value ASCII",
-                param_hint="--header",
-            )
-        pairs.append(pair)
-    return pairs
+def read_headers(values: Sequence[str]) -> list[tuple[str, str | bytes]]:
+    """`Name: value` → ("name", "value"); the value of a name that ends in `-bin` is Base64."""
+    return [_header(value) for value in values]
+
+
+def _header(written: str) -> tuple[str, str | bytes]:
+    name, separator, text = (part.strip() for part in written.partition(":"))
+    if not separator or not name:
+        raise typer.BadParameter(f"expected 'NAME: VALUE', found {written!r}", param_hint="--header")
+    name = name.lower()
+    if not _NAME.fullmatch(name) or not (text.isascii() and text.isprintable()):
+        raise typer.BadParameter(
+            f"gRPC takes no metadata such as {written!r}: a name has letters, digits, '-', '_' and '.'; a value ASCII",
+            param_hint="--header",
+        )
+    if not name.endswith("-bin"):
+        return name, text
+    try:
+        return name, base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise typer.BadParameter(f"{name} takes Base64: {error}", param_hint="--header") from error
 
 
 def calling_sidecar(state: StackState, caller: str | None) -> InstanceState:

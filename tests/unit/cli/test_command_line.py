@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from apibase.cli import COMMANDS
+from apibase.cli.call import read_headers
 from apibase.cli.choices import load_function, read_replicas, read_seconds
 from apibase.cli.runner import Interruption, run_command
 from apibase.local.errors import StackError, TopologyError
@@ -82,7 +83,14 @@ def test_help_gives_no_type_to_flags_and_a_name_to_values(tmp_path: Path, words:
     assert not {"<bool>", "<str>", "<path>"} & set(options.split())
 
 
-@pytest.mark.parametrize("header", ["no colon", ": x", "a b: x", "ä: x", "name: \N{EURO SIGN}", "name: a\tb"])
+def test_metadata_is_read_as_text_and_binary_metadata_as_base64() -> None:
+    read = read_headers(["X-Tenant: a: b ", "x-empty:", "X-Key-Bin: /wA="])
+    assert read == [("x-tenant", "a: b"), ("x-empty", ""), ("x-key-bin", b"\xff\x00")]
+
+
+@pytest.mark.parametrize(
+    "header", ["no colon", ": x", "a b: x", "ä: x", "name: \N{EURO SIGN}", "name: a\tb", "x-bin: a"]
+)
 def test_metadata_that_grpc_does_not_take_is_refused_before_the_call(tmp_path: Path, header: str) -> None:
     done = apibase("call", "a.v1.S/M", "-H", header, cwd=tmp_path)
     assert done.returncode == 2
