@@ -85,7 +85,8 @@ def _from_own_sidecar(target: Target, proceed: Proceed) -> Proceed:
         if not is_relayed(call.headers):
             return await proceed(call)
         error = forged(call.headers, f"{target.kind} {call.event.source!r}" if call.event else str(target.kind))
-        logger.bind(caller=call.headers.get(CALLER_HEADER, "")).warning("{}", error.message)
+        event_id = {"event_id": call.event.id} if call.event and call.event.id else {}
+        logger.bind(caller=call.headers.get(CALLER_HEADER, ""), **event_id).warning("{}", error.message)
         # For an event a verdict, not an error: a publisher may have made a broker's headers look so, and daprd then buries it.
         call.refuse(error, "DROP" if target.kind is Kind.EVENT else "")
         return None
