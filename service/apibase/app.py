@@ -30,10 +30,11 @@ from apibase.delivery import TopicDelivery
 from apibase.errors import SidecarError
 from apibase.health import AppHealthServicer, Health, HealthServicer
 from apibase.jobs import JobRegistrar
+from apibase.lifecycle import LifecycleHooks
 from apibase.middleware.app_token import AppToken
 from apibase.middleware.standard import standard_chain
 from apibase.observability import configure_logging, flush_logs
-from apibase.observability.metrics import Metrics
+from apibase.observability.telemetry import Telemetry
 from apibase.routes import RouteTable
 from apibase.rpc import rpc_handlers
 from apibase.settings import Settings
@@ -42,17 +43,17 @@ from apibase.streaming.subscriptions import StreamingSubscriptions
 from apibase.threads import at_work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from google.protobuf.descriptor import ServiceDescriptor
 
     from apibase.events import EventContext
     from apibase.middleware import Middleware
     from apibase.middleware.chain import Chain
-    from apibase.observability.tracing import Tracer
     from apibase.streaming import StreamingSubscription
 
 T = TypeVar("T")
+H = TypeVar("H", bound="Callable[[], Awaitable[object]]")
 
 _COLLECT_AFTER = 10_000  # objects
 _CALLBACK = appcallback_pb2.DESCRIPTOR.services_by_name
@@ -100,9 +101,9 @@ class App(Decorators):
         self._topics = TopicDelivery(DeadLetters(self.sidecar))
         self._middleware: list[Middleware] = []
         self._made_chain: Chain | None = None
+        self._hooks = LifecycleHooks()
         self._streaming = StreamingSubscriptions(self.settings, routes, self._chain, self._thread_pool)
-        self.metrics = Metrics()
-        self.tracer: Tracer | None = None
+        self.telemetry = Telemetry(self.settings)
 
     @property
     def invocation(self) -> ServiceInvocationClient:
@@ -130,8 +131,29 @@ class App(Decorators):
     def _chain(self) -> Chain:
         """Return the chain, which is made when it is first needed."""
         if self._made_chain is None:
-            self._made_chain = standard_chain(self.settings, self._topics, self.metrics, self.tracer, self._middleware)
+            telemetry = self.telemetry
+            telemetry.start_tracing()
+            self._made_chain = standard_chain(
+                self.settings, self._topics, telemetry.metrics, telemetry.tracer, self._middleware
+            )
         return self._made_chain
+
+    def before_ready(self, hook: H) -> H:
+        """Have this run when the sidecar has answered, before the app is ready: what handlers need, such as a warm cache.
+
+        An `async def ()`, usable as a decorator. What it raises fails the start. They run in the order of their registration.
+        """
+        self._hooks.before_ready.append(hook)
+        return hook
+
+    def after_drain(self, hook: H) -> H:
+        """Have this run when the last call has ended, while the sidecar can still be called: closing what `before_ready` opened.
+
+        An `async def ()`, usable as a decorator. They run in the reverse order of their registration, each of them, whatever
+        another raises. They run also where the start has failed.
+        """
+        self._hooks.after_drain.append(hook)
+        return hook
 
     def add_servicer(self, servicer: object) -> None:
         """Serve an implementation of a generated servicer; its listeners, if it has them, are called by daprd only.
@@ -197,11 +219,14 @@ class App(Decorators):
                 max_message_bytes=self.settings.max_message_bytes,
             )
             archive_dead_letters(self._routes, self._archive)
+        self.telemetry.start_metrics()
         await self._listen()
         loaded = await self.sidecar.wait_ready(self.settings.sidecar_timeout)
         check_components(self._routes, loaded)
         check_dead_letter_store(archive_name, loaded)
         await check_deduplication_store(self.sidecar, self._routes, store_name)
+        for hook in self._hooks.before_ready:
+            await hook()
         self.health.set_ready()
         self._registering = asyncio.create_task(JobRegistrar(self.sidecar, self._routes.jobs).run())
         logger.info("{} is ready", self.settings.app_id)
@@ -277,11 +302,13 @@ class App(Decorators):
             await self._server.stop(self.settings.drain_timeout)
             self._server = None
         await streaming
+        await self._hooks.run_after_drain()
         if self._deduplicator is not None:
             await self._deduplicator.close()
         if self._archive is not None:
             await self._archive.close()
         await self.sidecar.close()
+        await self.telemetry.stop()
 
     async def serve(self) -> int:
         """Start, run until SIGTERM or SIGINT, drain.
