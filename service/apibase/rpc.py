@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
+from loguru import logger
 
-from apibase.contract import is_implemented, request_class, response_class
+from apibase.contract import is_implemented, request_class, response_class, where
 from apibase.contract.reasons import chassis_reason
 from apibase.errors import FieldViolation, InvalidRequest, ServiceError, to_status, too_large_request
 from apibase.failures import tell
@@ -112,9 +113,11 @@ class _Method:
         self._max_bytes = max_bytes
         self._on_request = chain.request_hook(self.target)
         self._on_response = chain.response_hook(self.target)
-        self._behavior: Callable[..., Any] = (
-            getattr(servicer, method.name) if is_implemented(servicer, method) else self._unimplemented
-        )
+        implemented = is_implemented(servicer, method)
+        if not implemented:
+            name = type(servicer).__qualname__
+            logger.warning("{} is not implemented by {}: its callers get UNIMPLEMENTED", where(method), name)
+        self._behavior: Callable[..., Any] = getattr(servicer, method.name) if implemented else self._unimplemented
         self.run: Proceed = chain.compile(
             self.target, self._answer_often if method.server_streaming else self._answer_once
         )

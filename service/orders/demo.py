@@ -91,9 +91,19 @@ class Result:
 
 
 def read_cases(path: Path | None) -> list[Case]:
-    """Read the cases of a file, by default the one that ships with the demo."""
+    """Read the cases of a file, by default the one that ships with the demo. Raises `ValueError` that names a wrong line."""
     source = path if path is not None else files("orders").joinpath("data", "demo_orders.jsonl")
-    return [Case.from_json(line) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    cases = []
+    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            cases.append(Case.from_json(line))
+        except KeyError as error:
+            raise ValueError(f"{source}:{number}: {error.args[0]!r} is missing") from error
+        except (ValueError, TypeError, AttributeError, json_format.ParseError) as error:
+            raise ValueError(f"{source}:{number}: this is no case: {error}") from error
+    return cases
 
 
 def _prepare(arguments: Sequence[str], app_ids: Sequence[str]) -> None:
@@ -101,6 +111,10 @@ def _prepare(arguments: Sequence[str], app_ids: Sequence[str]) -> None:
     options = _options(arguments)
     if options.kill is not None and options.kill not in app_ids:
         raise SystemExit(f"apibase demo: --kill {options.kill}: no such app; there are {', '.join(app_ids)}")
+    try:
+        read_cases(options.file)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"apibase demo: --file: {error}") from error
 
 
 async def run(context: DemoContext) -> int:

@@ -44,7 +44,7 @@ def test_a_contradiction_of_the_contracts_ends_the_process_with_a_line_that_says
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(
-        r"wrong contract: .*Lazy listens to desk/v1/desk\.proto:\d+: desk\.v1\.DeskEvents\.OnAsked but does not implement",
+        r"wrong contract: desk/v1/desk\.proto:\d+: desk\.v1\.DeskEvents\.OnAsked is not implemented by .*Lazy",
         line,
     )
 

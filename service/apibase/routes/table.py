@@ -53,8 +53,7 @@ class RouteTable(TopicTable):
         for listener in found:
             if not is_implemented(servicer, listener.method):
                 raise ContractError(
-                    f"{type(servicer).__qualname__} listens to {where(listener.method)} but does not implement it; "
-                    "add the method"
+                    f"{where(listener.method)} is not implemented by {type(servicer).__qualname__}; add the method"
                 )
             self._add_listener(listener, as_async(getattr(servicer, listener.method.name), pool))
         return len(found)
