@@ -76,8 +76,10 @@ def app_channel(routes: RouteTable, graveyard: Graveyard | None = None, token: s
 
 
 @asynccontextmanager
-async def served(servicer: AppChannelServicer, folder: Path) -> AsyncIterator[grpc.aio.Channel]:
-    """Serve an app channel whole, on a socket in `folder`, and yield a channel to it as daprd has one."""
+async def served(
+    servicer: AppChannelServicer, folder: Path, *more: grpc.GenericRpcHandler
+) -> AsyncIterator[grpc.aio.Channel]:
+    """Serve an app channel whole, and what more there is, on a socket in `folder`, and yield a channel to it as daprd has one."""
     health = Health()
     health.set_ready()
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 * 1024 * 1024)])
@@ -87,6 +89,7 @@ async def served(servicer: AppChannelServicer, folder: Path) -> AsyncIterator[gr
             callback_handlers(service["AppCallback"], servicer),
             callback_handlers(service["AppCallbackAlpha"], AppChannelAlphaServicer(servicer)),
             callback_handlers(service["AppCallbackHealthCheck"], AppHealthServicer(health)),
+            *more,
         )
     )
     server.add_insecure_port(f"unix:{folder}/channel.sock")

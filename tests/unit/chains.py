@@ -35,16 +35,17 @@ def chain(
 async def deliver(topics: Any, route: Route, incoming: Incoming, remaining: float | None = None) -> Call:
     """Bring an event through the chain to a handler and return its call. `topics` is a `TopicDelivery`, or takes dead letters."""
     delivery = topics if isinstance(topics, TopicDelivery) else TopicDelivery(topics)
-    return await _through(Kind.EVENT, chain(topics=delivery), route, incoming, remaining)
+    return await through(chain(topics=delivery), Kind.EVENT, route, incoming, remaining)
 
 
 async def deliver_directly(route: Route, incoming: Incoming, remaining: float | None = None) -> Call:
     """Bring a binding's event, or a job, through the chain to a handler and return its call."""
     kind = Kind.JOB if incoming.event.kind == "job" else Kind.BINDING
-    return await _through(kind, chain(), route, incoming, remaining)
+    return await through(chain(), kind, route, incoming, remaining)
 
 
-async def _through(kind: Kind, made: Chain, route: Route, incoming: Incoming, remaining: float | None) -> Call:
+async def through(made: Chain, kind: Kind, route: Route, incoming: Incoming, remaining: float | None = None) -> Call:
+    """Bring a delivery through a chain to a handler and return its call."""
     target = Target(kind, route.name, route.domain, route.request, route=route, source="desk")
     read = delivery_reader(target, route, made)
     event = incoming.event
