@@ -5,9 +5,10 @@ Each method is wrapped once, when it is registered; nothing is looked up per cal
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -25,7 +26,7 @@ from apibase.settings import DEFAULT_MAX_BYTES
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from apibase.middleware.chain import Chain
 
     Context = grpc.aio.ServicerContext[Any, Any]
+
+_MOMENT = 0.001  # seconds; on a busy machine a turn of the event loop is too few
 
 _KINDS = {
     # Whether requests stream, and whether answers do.
@@ -95,6 +98,32 @@ async def abort(context: Context, error: ServiceError, domain: str) -> NoReturn:
     raise AssertionError  # unreachable: abort raises
 
 
+class _Requests:
+    """A stream of requests, which ends only for a caller that has ended it.
+
+    When a caller leaves in mid-stream, gRPC ends the stream first and cancels the call a moment later: a handler could take
+    the half of an upload for the whole. So the end of a stream waits for that moment.
+    """
+
+    __slots__ = ("_next", "_requests")
+
+    def __init__(self, requests: AsyncIterable[Message]) -> None:
+        self._requests = requests
+        self._next: Callable[[], Awaitable[Message]] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        if self._next is None:
+            self._next = aiter(self._requests).__anext__
+        try:
+            return await self._next()
+        except StopAsyncIteration:
+            await asyncio.sleep(_MOMENT)
+            raise
+
+
 class _Method:
     """What is known of a method before any call of it."""
 
@@ -139,7 +168,7 @@ class _Method:
             token=token,
         )
         if self.streams_in:
-            call.request = request
+            call.request = _Requests(request)
         else:
             call.data = request
         return call

@@ -255,17 +255,29 @@ async def test_a_caller_that_leaves_ends_handler_and_middleware_in_turn(
     assert log.of(level="ERROR") == []
 
 
-async def test_a_caller_that_leaves_in_mid_stream_ends_it(desk: Desk, stub: Serve, answers: Answers, log: Log) -> None:
-    async with stub() as desk_stub:
-        talk = desk_stub.Talk()
-        await talk.write(desk.pb2.Question(text="why"))
-        assert (await talk.read()).text == "about why"
-        talk.cancel()
+@pytest.mark.parametrize("kind", [Kind.CLIENT_STREAM, Kind.BIDI_STREAM])
+async def test_what_a_caller_sent_before_it_left_is_never_taken_for_the_whole(
+    desk: Desk, stub: Serve, answers: Answers, log: Log, kind: Kind
+) -> None:
+    """gRPC ends the stream of requests before it cancels the call."""
+    whole: list[str] = []
 
-        def over() -> bool:
-            return bool(log.of(logger="apibase.call", code="CANCELLED"))
+    @middleware()
+    async def noting(call: Call, proceed: Proceed) -> object:
+        answer = await proceed(call)
+        whole.append(call.target.name)
+        return answer
 
-        await eventually(over)
+    async with stub(noting) as desk_stub:
+        for number in range(1, 21):
+            upload = desk_stub.Tell() if kind is Kind.CLIENT_STREAM else desk_stub.Talk()
+            await upload.write(desk.pb2.Question(text="why"))
+            await eventually(lambda number=number: len(answers.asked) == number)  # type: ignore[misc]
+            upload.cancel()
+            await eventually(lambda number=number: len(log.of(logger="apibase.call")) == number)  # type: ignore[misc]
+
+    assert whole == []
+    assert {line["code"] for line in log.of(logger="apibase.call")} == {"CANCELLED"}
     assert log.of(level="ERROR") == []
 
 
