@@ -19,6 +19,7 @@ from loguru import logger
 from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
 from apibase.callback_requests import callback_handlers
 from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateManager
+from apibase.clients._transport import sidecar_call
 from apibase.contract import ContractError, servicer_contract
 from apibase.contract.components import check_components, check_deduplication_store, deduplicates
 from apibase.dead_letters import DeadLetters
@@ -32,6 +33,7 @@ from apibase.health import AppHealthServicer, Health, HealthServicer
 from apibase.jobs import JobRegistrar
 from apibase.lifecycle import LifecycleHooks
 from apibase.middleware.app_token import AppToken
+from apibase.middleware.chain import CHAIN_ATTRIBUTE
 from apibase.middleware.standard import standard_chain
 from apibase.observability import configure_logging, flush_logs
 from apibase.observability.telemetry import Telemetry
@@ -228,8 +230,18 @@ class App(Decorators):
         for hook in self._hooks.before_ready:
             await hook()
         self.health.set_ready()
+        await self._tell_sidecar()
         self._registering = asyncio.create_task(JobRegistrar(self.sidecar, self._routes.jobs).run())
         logger.info("{} is ready", self.settings.app_id)
+
+    async def _tell_sidecar(self) -> None:
+        """Leave with the sidecar what `apibase routes --app` asks for; nothing depends on it."""
+        try:
+            await sidecar_call(
+                self.sidecar.client.set_metadata(CHAIN_ATTRIBUTE, ",".join(self._chain().names)), component=""
+            )
+        except SidecarError as error:
+            logger.debug("the sidecar does not take {}: {}", CHAIN_ATTRIBUTE, error)
 
     async def _listen(self) -> None:
         given = dict(self._server_options.get("options", ()))

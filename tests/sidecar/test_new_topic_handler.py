@@ -161,7 +161,9 @@ def test_a_new_topic_handler_is_a_method_in_a_contract_and_a_method_in_python(pr
     event_id = asyncio.run(publish(project, OrderPlaced(order=order_pb2.Order(order_id=order_id))))
     (handled,) = asyncio.run(eventually(lambda: heard(project, order_id), within=20, what="the event is handled"))
     assert handled["event_id"] == event_id
-    assert "shop.orders.v1.OrderEvents.OnOrderPlaced" in project.run(BIN / "apibase", "routes", "--app", "orders")
+    shown = project.run(BIN / "apibase", "routes", "--app", "orders")
+    assert "shop.orders.v1.OrderEvents.OnOrderPlaced" in shown
+    assert "Every call passes tracing → metrics → access_log → app_token → callers → errors → deadline → " in shown
 
     after = project.files()
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}

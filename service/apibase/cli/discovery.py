@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
+from dapr.proto import api_service_v1, api_v1
 from dapr.proto.runtime.v1 import appcallback_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from apibase.middleware.chain import CHAIN_ATTRIBUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,6 +45,17 @@ async def listened_routes(channel: grpc.aio.Channel, app_id: str) -> list[tuple[
         *(("topic", f"{each.pubsub_name}/{each.topic}") for each in topics.subscriptions),
         *(("binding", name) for name in bindings.bindings),
     ]
+
+
+async def chain_of(channel: grpc.aio.Channel) -> tuple[str, ...]:
+    """The names of what every call of an app passes, in order, as the app has told its sidecar, to which `channel` leads."""
+    stub = api_service_v1.DaprStub(channel)  # type: ignore[no-untyped-call]
+    try:
+        metadata = await stub.GetMetadata(api_v1.GetMetadataRequest(), timeout=_SECONDS)
+    except grpc.aio.AioRpcError:
+        return ()
+    told = metadata.extended_metadata.get(CHAIN_ATTRIBUTE, "")
+    return tuple(name for name in told.split(",") if name)
 
 
 async def _serves(channel: grpc.aio.Channel, service: str, app_id: str) -> bool:

@@ -16,7 +16,7 @@ from apibase.cli.call import calling_sidecar, known_app
 from apibase.cli.choices import TopologyFile, find_project
 from apibase.cli.console import fail, stderr_console, stdout_console
 from apibase.cli.contracts import Contracts
-from apibase.cli.discovery import CHANNEL_OPTIONS, listened_routes, serving_apps
+from apibase.cli.discovery import CHANNEL_OPTIONS, chain_of, listened_routes, serving_apps
 from apibase.cli.runner import Interruption, run_command
 from apibase.local.ports import LOOPBACK
 from apibase.local.state_file import running_stack
@@ -53,7 +53,8 @@ def routes(
 
     Which app implements which service stands in no contract. With --app, the app is asked what it serves and what it listens to,
     and handlers of topics and bindings that are registered by decorators are shown too. Methods and jobs of decorators, and services
-    of nothing but jobs, can't be asked for: the line that the app logs when it listens has them.
+    of nothing but jobs, can't be asked for: the line that the app logs when it listens has them. It also says which middleware every
+    call of the app passes, and in which order.
     """
     # Only here: what it takes to read listeners would slow every other command down.
     from apibase.cli.route_rows import read_routes  # noqa: PLC0415
@@ -68,13 +69,18 @@ def routes(
         if found.problems:
             return _MISCONFIGURED
         rows = list(found.rows)
+        chain: tuple[str, ...] = ()
         if app_id is not None:
-            rows = await _of_app(rows, app_id, project.state_file)
+            rows, chain = await _of_app(rows, app_id, project.state_file)
         console = stdout_console()
         if as_json:
-            console.print_json(json.dumps([row.to_json() for row in rows]), indent=2)
+            listed: list[object] = [row.to_json() for row in rows]
+            listed += [{"kind": "chain", "names": chain}] if chain else []
+            console.print_json(json.dumps(listed), indent=2)
         elif rows:
             print_rows(console, rows)
+            if chain:
+                console.print(f"\nEvery call passes {' → '.join(chain)}", markup=False)
         else:
             fail(
                 f"{app_id} serves no contract of this project"
@@ -86,8 +92,8 @@ def routes(
     run_command(command)
 
 
-async def _of_app(rows: Sequence[Row], app_id: str, state_file: Path) -> list[Row]:
-    """Return what an app serves, listens to and may publish, as far as it says so itself."""
+async def _of_app(rows: Sequence[Row], app_id: str, state_file: Path) -> tuple[list[Row], tuple[str, ...]]:
+    """Return what an app serves, listens to and may publish, and its chain, as far as it says so itself."""
     from apibase.cli.route_rows import narrowed  # noqa: PLC0415 - as above
 
     state = running_stack(state_file)
@@ -96,7 +102,12 @@ async def _of_app(rows: Sequence[Row], app_id: str, state_file: Path) -> list[Ro
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         services = {row.service for row in rows if row.kind == "rpc"}
         served = {service for service in services if await serving_apps(channel, service, [target])}
-        return narrowed(rows, served, await listened_routes(channel, target))
+        found = narrowed(rows, served, await listened_routes(channel, target))
+    own = next((instance for instance in state.instances if instance.app_id == target), None)
+    if own is None:
+        return found, ()
+    async with grpc.aio.insecure_channel(f"{LOOPBACK}:{own.grpc_port}", options=CHANNEL_OPTIONS) as channel:
+        return found, await chain_of(channel)
 
 
 def print_rows(console: Console, rows: Sequence[Row]) -> None:

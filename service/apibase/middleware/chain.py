@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 ERRORS = "errors"
 """Where errors become the status or the verdict: what stands before it sees how a call ended, what stands after it sees the error."""
 
+CHAIN_ATTRIBUTE = "apibase.chain"
+"""The sidecar's metadata attribute that has the names of an app's chain, with commas between."""
+
 _BEFORE_ERRORS = ("app_token", "callers")
 """What decides who may call: where an event is claimed (`deduplicate_for`) that is settled already."""
 
