@@ -43,12 +43,17 @@ test: $(STAMP) ## Unit tests, contract and sidecar tests on daprd 1.18
 
 .PHONY: test-full
 test-full: $(STAMP) ## Everything, and the time that each part takes
-	@$(BIN)/python -m apibase.local.binaries 1.18 1.14
+	@$(BIN)/python -m apibase.local.binaries 1.18 1.14 zipkin
 	@$(BIN)/pytest --durations=15 $(ARGS)
 
 .PHONY: bench
 bench: $(STAMP) ## Measure again what docs/benchmarks/ says; leave the machine alone meanwhile
 	@$(BIN)/python -m tests.bench.waiting_handlers $(ARGS)
+	@$(BIN)/python -m tests.bench.chain $(ARGS)
+
+.PHONY: bench-chain
+bench-chain: $(STAMP) ## What the chain costs a call, against raw gRPC and the SDK's app; ARGS=--memory: a million calls
+	@$(BIN)/python -m tests.bench.chain $(ARGS)
 
 .PHONY: criteria
 criteria: $(STAMP) ## The table of all criteria with the tests that carry them

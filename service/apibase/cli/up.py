@@ -38,6 +38,13 @@ def up(  # noqa: PLR0913
     dapr: DaprSeries = SERIES,
     *,
     fixed_ports: FixedPorts = False,
+    zipkin: Annotated[
+        bool, typer.Option("--zipkin", help="Start a Zipkin too, and trace every call of apps and sidecars to it.")
+    ] = False,
+    otlp: Annotated[
+        str,
+        typer.Option("--otlp", metavar="HOST:PORT", help="Trace every call to this receiver of OTLP (gRPC, no TLS)."),
+    ] = "",
     raw: Annotated[bool, typer.Option("--raw", help="Show log lines as the apps write them.")] = False,
     sidecar_logs: Annotated[bool, typer.Option("--sidecar-logs", help="Show all that the sidecars log.")] = False,
 ) -> None:
@@ -61,6 +68,8 @@ def up(  # noqa: PLR0913
             replicas=read_replicas(replicas),
             fixed_ports=fixed_ports,
             data_dir=data,
+            zipkin=zipkin,
+            otlp=otlp,
             dapr=dapr,
             log_runs=project.log_folder,
             state_file=project.state_file,
@@ -99,4 +108,6 @@ async def _say_what_next(stack: Stack, project: Project) -> None:
     console = stdout_console()
     if line := f"{apibase()} call {project.call}" if project.call else await suggest_call(stack, project.descriptors):
         console.print(Text.assemble("\nCall it:  ", (line, "bold")))
+    if stack.zipkin:
+        console.print(f"Traces:   http://{stack.zipkin}/zipkin/", markup=False)
     console.print(f"Logs:     {stack.log_folder}\nEnd it:   Ctrl-C\n", markup=False)

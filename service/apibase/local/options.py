@@ -47,6 +47,10 @@ class StackOptions:
     """The note by which other commands find the stack; None to leave none."""
     join: Platform | None = None
     """Another stack's backends, control plane and name resolution, to be used instead of starting any."""
+    zipkin: bool = False
+    """Whether to start a Zipkin, and have every call of the apps and their sidecars traced to it."""
+    otlp: str = ""
+    """The address (`host:port`) of a receiver of OTLP over gRPC without TLS, to which every call is traced."""
     dapr: str = SERIES
     """The series of Dapr to run, where `tools` does not settle it."""
     tools: Toolbox | None = None

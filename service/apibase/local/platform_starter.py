@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,14 @@ from apibase.local.backends import Backend
 from apibase.local.backends.kafka import plan_kafka
 from apibase.local.backends.postgres import plan_postgres
 from apibase.local.backends.redis import plan_redis
+from apibase.local.backends.zipkin import plan_zipkin
 from apibase.local.control_plane import plan_placement, plan_scheduler
 from apibase.local.errors import StackError
 from apibase.local.events import Role
 from apibase.local.ports import LOOPBACK, PortPool
 from apibase.local.sidecar import Platform, write_name_resolution
 from apibase.local.supervisor import Phase, Supervisor, together
+from apibase.local.tracing import write_tracing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,22 +42,33 @@ class PlatformStarter:
         self._run = run
         self._data = data
         self._logs = logs
+        self.zipkin = ""
+        """The address of the Zipkin that was started, if one was."""
         self._env = {**os.environ, "TMPDIR": str(run / "tmp")}
 
-    async def start(self, wanted: Mapping[str, Backend]) -> Platform:
-        """Start the backends wanted, by environment variable, with placement and scheduler; all are ready on return."""
+    async def start(self, wanted: Mapping[str, Backend], *, otlp: str = "") -> Platform:
+        """Start the backends wanted, by environment variable, with placement and scheduler; all are ready on return.
+
+        A Zipkin is started where the tools have one. Every call is traced to it, and to the receiver `otlp`.
+        """
         placement, placement_address = plan_placement(self._tools.dapr, self._ports, self._logs, self._env)
         scheduler, scheduler_address = plan_scheduler(
             self._tools.dapr, self._ports, self._data / "scheduler", self._logs, self._env
         )
         addresses, works = self._backends(set(wanted.values()))
+        if self._tools.zipkin:
+            port = self._ports.take()
+            self.zipkin = f"{LOOPBACK}:{port}"
+            works.append(self._up(plan_zipkin(self._tools.zipkin, port, self._logs, self._env), Phase.BACKENDS))
+        tracing = write_tracing(self._run, zipkin=self.zipkin, otlp=otlp)
         control_plane = (self._up(service, Phase.CONTROL_PLANE) for service in (placement, scheduler))
         await together([*works, *control_plane])
         return Platform(
-            env={variable: addresses[backend] for variable, backend in wanted.items()},
+            env={**tracing.env, **{variable: addresses[backend] for variable, backend in wanted.items()}},
             placement=placement_address,
             scheduler=scheduler_address,
             name_resolution=write_name_resolution(self._run),
+            tracing=tracing.config,
         )
 
     async def join(self, platform: Platform, wanted: Mapping[str, Backend]) -> Platform:
@@ -63,7 +77,7 @@ class PlatformStarter:
         addresses, works = self._backends(set(lacking.values()))
         await together(works)
         env = {**platform.env, **{variable: addresses[backend] for variable, backend in lacking.items()}}
-        return Platform(env, platform.placement, platform.scheduler, platform.name_resolution)
+        return dataclasses.replace(platform, env=env)
 
     def _backends(self, wanted: set[Backend]) -> tuple[dict[Backend, str], list[_Work]]:
         addresses: dict[Backend, str] = {}

@@ -40,12 +40,17 @@ spec:
 
 @dataclass(frozen=True)
 class Platform:
-    """What every sidecar of a stack shares. `env` holds the backends' addresses, by the variables that components read."""
+    """What every sidecar of a stack shares.
+
+    `env` holds the backends' addresses, by the variables that components read, and where spans go, by those that apps read;
+    `tracing` is the Configuration that tells the sidecars.
+    """
 
     env: Mapping[str, str]
     placement: str
     scheduler: str
     name_resolution: Path
+    tracing: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def plan_sidecar(  # noqa: PLR0913
         f"--dapr-graceful-shutdown-seconds={SHUTDOWN_SECONDS}",
         "--log-as-json",
         *(f"--resources-path={folder}" for folder in app.resources),
-        *(f"--config={file}" for file in (app.config, platform.name_resolution) if file),
+        *(f"--config={file}" for file in (app.config, platform.name_resolution, platform.tracing) if file),
         *_options(app),
     ]
     if ports.app:

@@ -50,6 +50,8 @@ class Stack:
         self.options = options or StackOptions()
         self.instances: list[Instance] = []
         self.platform: Platform | None = None
+        self.zipkin = ""
+        """The address of the stack's own Zipkin, if it has one: its pages, its API, and where spans go."""
         self._gate = TableGate([])
         self.stack_id = uuid.uuid4().hex
         self._ports = PortPool()
@@ -193,6 +195,7 @@ class Stack:
             postgres=Backend.POSTGRES in wanted.values(),
             redis=Backend.REDIS in wanted.values(),
             kafka=Backend.KAFKA in wanted.values(),
+            zipkin=self.options.zipkin and not self.options.join,
             series=self.options.dapr,
             progress=self._tell,
         )
@@ -218,9 +221,11 @@ class Stack:
         starter = PlatformStarter(self._supervisor, self._ports, tools, run=run, data=data, logs=logs)
         if self.options.join:
             return await starter.join(self.options.join, wanted)
-        names = ", ".join(sorted({str(backend) for backend in wanted.values()}))
-        self._tell(f"starting {names + ', ' if names else ''}placement, scheduler")
-        return await starter.start(wanted)
+        names = sorted({str(backend) for backend in wanted.values()}) + ["zipkin"] * bool(tools.zipkin)
+        self._tell(f"starting {', '.join([*names, 'placement', 'scheduler'])}")
+        platform = await starter.start(wanted, otlp=self.options.otlp)
+        self.zipkin = starter.zipkin
+        return platform
 
     def _up(self, instance: Instance) -> list[Coroutine[Any, Any, None]]:
         works = [self._sidecar_up(instance)]

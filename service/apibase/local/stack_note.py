@@ -32,6 +32,7 @@ def note(stack: Stack, run: Path, logs: Path | None, pids: Iterable[int], *, rea
         placement=platform.placement if platform else "",
         scheduler=platform.scheduler if platform else "",
         name_resolution=str(platform.name_resolution) if platform else "",
+        tracing=str(platform.tracing or "") if platform else "",
         instances=tuple(instance.state() for instance in stack.instances),
         processes={str(pid): guard.start_time(pid) for pid in pids},
     )

@@ -65,13 +65,15 @@ class StackState:
     placement: str = ""
     scheduler: str = ""
     name_resolution: str = ""
+    tracing: str = ""
     instances: tuple[InstanceState, ...] = ()
     processes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def platform(self) -> Platform:
         """What another sidecar needs in order to join."""
-        return Platform(self.env, self.placement, self.scheduler, Path(self.name_resolution))
+        tracing = Path(self.tracing) if self.tracing else None
+        return Platform(self.env, self.placement, self.scheduler, Path(self.name_resolution), tracing)
 
     @property
     def supervised(self) -> bool:

@@ -22,12 +22,13 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True)
 class Toolbox:
-    """Programs by kind; a backend is None where it is not needed."""
+    """Programs by kind; what is not needed is None."""
 
     dapr: binaries.DaprBinaries
     postgres: binaries.PostgresBinaries | None = None
     redis: binaries.RedisBinaries | None = None
     kafka: binaries.KafkaBinaries | None = None
+    zipkin: binaries.ZipkinBinaries | None = None
 
 
 async def find_tools(
@@ -36,6 +37,7 @@ async def find_tools(
     redis: bool,
     progress: Callable[[str], None],
     kafka: bool = False,
+    zipkin: bool = False,
     series: str = binaries.SERIES,
 ) -> Toolbox:
     """Find the programs, or make them, which takes minutes the first time; `ToolMissing` names what can't be had.
@@ -49,6 +51,7 @@ async def find_tools(
         postgres=await _in_thread(binaries.postgres_binaries, progress) if postgres else None,
         redis=await _in_thread(binaries.redis_binaries, progress) if redis else None,
         kafka=await _in_thread(binaries.kafka_binaries, progress) if kafka else None,
+        zipkin=await _in_thread(binaries.zipkin_binaries, progress) if zipkin else None,
     )
 
 

@@ -6,6 +6,7 @@ from apibase.local.binaries.postgres_tool import PostgresBinaries, postgres_bina
 from apibase.local.binaries.public_copies import public_copy, reachable_by
 from apibase.local.binaries.redis_tool import RedisBinaries, redis_binaries
 from apibase.local.binaries.report import Progress, ToolMissing
+from apibase.local.binaries.zipkin_tool import ZipkinBinaries, zipkin_binaries
 
 __all__ = [
     "SERIES",
@@ -15,6 +16,7 @@ __all__ = [
     "Progress",
     "RedisBinaries",
     "ToolMissing",
+    "ZipkinBinaries",
     "dapr_binaries",
     "kafka_binaries",
     "postgres_binaries",
@@ -23,4 +25,5 @@ __all__ = [
     "reachable_by",
     "redis_binaries",
     "sentry_binary",
+    "zipkin_binaries",
 ]

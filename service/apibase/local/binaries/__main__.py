@@ -1,4 +1,4 @@
-"""`python -m apibase.local.binaries` fetches all of them ahead of time and lists them; arguments name series of Dapr."""
+"""`python -m apibase.local.binaries` fetches them ahead of time and lists them; arguments name series of Dapr, and `zipkin`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from apibase.local.binaries import (
     postgres_binaries,
     redis_binaries,
     sentry_binary,
+    zipkin_binaries,
 )
 
 if TYPE_CHECKING:
@@ -43,12 +44,19 @@ def _kafka() -> tuple[str, str, str, str]:
     return "Kafka", kafka.version, kafka.origin, str(kafka.jars)
 
 
-def main(series: Sequence[str] = ()) -> int:
+def _zipkin() -> tuple[str, str, str, str]:
+    zipkin = zipkin_binaries()
+    return "Zipkin", zipkin.version, zipkin.origin, str(zipkin.jar)
+
+
+def main(arguments: Sequence[str] = ()) -> int:
     """Fetch everything and print a table; what can't be had is named on standard error, and the exit code is then 1.
 
-    `series` are Dapr's, the default one alone if none is given.
+    The arguments are series of Dapr, the default one alone if none is given, and `zipkin` for what only `--zipkin` needs.
     """
+    series = [argument for argument in arguments if argument != "zipkin"]
     searches: list[Callable[[], tuple[str, str, str, str]]] = [_redis, _postgres, _kafka]
+    searches += [_zipkin] * ("zipkin" in arguments)
     searches += [partial(_dapr, one) for one in series or (SERIES,)]
     rows, missing = [("Tool", "Version", "From", "Path")], 0
     for search in searches:

@@ -1,7 +1,8 @@
 """Downloads jars with `jgo`, a Maven client in Python, whose own defaults say from where.
 
 Run as a script by an isolated interpreter, never imported: jgo lies in the cache, not in our environment. Arguments: the
-folder of the installed wheels, the folder for the jars, and the coordinates `group:artifact:version`.
+folder of the installed wheels, the folder for the jars, and the coordinates, `group:artifact:version` or
+`group:artifact:version:classifier`.
 """
 
 import importlib
@@ -17,8 +18,8 @@ def main() -> None:
     folder = Path(target)
     context = maven.MavenContext(repo_cache=folder / "repository", timeout=60)
     for coordinate in coordinates:
-        group, artifact, version = coordinate.split(":")
-        jar: Path = context.project(group, artifact).at_version(version).artifact().resolve()
+        group, artifact, version, *classifier = coordinate.split(":")
+        jar: Path = context.project(group, artifact).at_version(version).artifact(*classifier).resolve()
         jar.rename(folder / jar.name)
 
 

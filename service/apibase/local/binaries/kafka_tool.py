@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from apibase.local.binaries.installed import explicit_path
 from apibase.local.binaries.java_tool import find_java
-from apibase.local.binaries.kafka_jars import kafka_jars
+from apibase.local.binaries.maven_jars import MavenProgram, maven_jars
 from apibase.local.binaries.report import Progress, ToolMissing, to_stderr
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ VARIABLE = "APIBASE_KAFKA_HOME"
 _OLDEST = 4  # Earlier ones may need ZooKeeper.
 _OLDEST_JAVA = 17
 _MAIN_JAR = re.compile(r"kafka_2\.1\d-((\d+)[\w.-]*)\.jar")
-_REMEDY = f"{VARIABLE} names the folder of one installed elsewhere"
+KAFKA = MavenProgram("kafka", "Kafka", "kafka_2.13", f"{VARIABLE} names the folder of one installed elsewhere")
+"""46 jars, 45 MB."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def kafka_binaries(progress: Progress = to_stderr) -> KafkaBinaries:
         java = find_java(_OLDEST_JAVA, progress)
     else:
         java = find_java(_OLDEST_JAVA, progress)
-        found = kafka_jars(_REMEDY, progress)
+        found = maven_jars(KAFKA, progress)
         version, origin, jars = found.version, "Maven's jars", found.folder
     return KafkaBinaries(version, f"{origin}, on Java {java.version}", java.executable, jars)
 

@@ -10,10 +10,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from apibase.local.binaries import kafka_jars, pypi_tool
+from apibase.local.binaries import pypi_tool
 from apibase.local.binaries.java_tool import Java, find_java
-from apibase.local.binaries.kafka_jars import pinned_jars
-from apibase.local.binaries.kafka_tool import KafkaBinaries, kafka_binaries
+from apibase.local.binaries.kafka_tool import KAFKA, KafkaBinaries, kafka_binaries
+from apibase.local.binaries.maven_jars import MavenProgram
 from apibase.local.binaries.pinned import tools_folder
 from apibase.local.binaries.report import ToolMissing
 from tests.unit.local.binaries.pretend_go import leftovers
@@ -89,7 +89,7 @@ def pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = [f"{COORDINATES[name]} sha256:{hashlib.sha256(data).hexdigest()}\n" for name, data in JARS.items()]
     (folder / "jars.txt").write_text("# a comment\n" + "".join(lines))
     (folder / "pom.xml").write_text("<project/>")
-    monkeypatch.setattr(kafka_jars, "_folder", lambda: folder)
+    monkeypatch.setattr(MavenProgram, "pins", folder)
     return folder
 
 
@@ -258,7 +258,7 @@ def test_a_maven_that_finds_no_java_is_no_maven(pinned: Path, machine: Path) -> 
 
 
 def test_the_pinned_jars_are_what_the_pom_names_and_each_once() -> None:
-    jars = pinned_jars()
+    jars = KAFKA.jars()
     text = (tools_folder() / "kafka/jars.txt").read_text()
     assert len(jars) == sum(not line.startswith("#") for line in text.splitlines())
     assert len({jar.file_name for jar in jars}) == len(jars)

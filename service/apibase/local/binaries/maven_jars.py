@@ -1,4 +1,4 @@
-"""Kafka's jars, as `tools/kafka` pins them: downloaded once by Maven, or by PyPI's `jgo` where there is no Maven."""
+"""Jars as `tools/<tool>` pins them: downloaded once by Maven, or by PyPI's `jgo` where there is no Maven."""
 
 from __future__ import annotations
 
@@ -22,72 +22,82 @@ from apibase.local.errors import with_tail
 if TYPE_CHECKING:
     from pathlib import Path
 
-_LINE = re.compile(r"^([\w.-]+):([\w.-]+):([\w.-]+) sha256:([0-9a-f]{64})$", re.MULTILINE)
-_MAIN = "kafka_2.13"
+_LINE = re.compile(r"^([\w.-]+):([\w.-]+):([\w.-]+)(?::(\w+))? sha256:([0-9a-f]{64})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Jar:
-    """One pinned jar."""
+    """One pinned jar; `classifier` is "" for an artifact's main one."""
 
     group: str
     artifact: str
     version: str
+    classifier: str
     sha256: str
 
     @property
     def coordinates(self) -> str:
         """The jar's address in a Maven repository."""
-        return f"{self.group}:{self.artifact}:{self.version}"
+        return ":".join(filter(None, (self.group, self.artifact, self.version, self.classifier)))
 
     @property
     def file_name(self) -> str:
         """The jar's file."""
-        return f"{self.artifact}-{self.version}.jar"
+        return "-".join(filter(None, (self.artifact, self.version, self.classifier))) + ".jar"
 
 
 @dataclass(frozen=True)
-class KafkaJars:
-    """A folder with all of Kafka's jars and nothing else, and Kafka's version."""
+class JarFolder:
+    """A folder with all of a program's jars and nothing else, and the program's version."""
 
     version: str
     folder: Path
 
 
-def pinned_jars() -> tuple[Jar, ...]:
-    """Return the jars that `tools/kafka/jars.txt` lists."""
-    return tuple(Jar(*match) for match in _LINE.findall((_folder() / "jars.txt").read_text()))
+@dataclass(frozen=True)
+class MavenProgram:
+    """What is pinned in `tools/<name>`; `main` is the artifact whose version is the program's."""
+
+    name: str
+    title: str
+    main: str
+    remedy: str
+
+    @property
+    def pins(self) -> Path:
+        """The folder with `pom.xml` and `jars.txt`."""
+        return tools_folder() / self.name
+
+    def jars(self) -> tuple[Jar, ...]:
+        """The jars that `jars.txt` lists."""
+        return tuple(Jar(*match) for match in _LINE.findall((self.pins / "jars.txt").read_text()))
 
 
-def kafka_jars(remedy: str, progress: Progress) -> KafkaJars:
-    """Return the cache's folder of jars, downloaded first if it isn't there (46 jars, 45 MB), each checked by its SHA-256.
+def maven_jars(program: MavenProgram, progress: Progress) -> JarFolder:
+    """Return the cache's folder of jars, downloaded first if it isn't there, each checked by its SHA-256.
 
-    Raises `ToolMissing`, with the `remedy`, when they can't be downloaded or aren't what is pinned.
+    Raises `ToolMissing`, with the program's remedy, when they can't be downloaded or aren't what is pinned.
     """
-    jars = pinned_jars()
-    version = next(jar.version for jar in jars if jar.artifact == _MAIN)
-    key = f"kafka-{version}-{digest([_folder() / 'pom.xml', _folder() / 'jars.txt'])}"
+    jars = program.jars()
+    version = next(jar.version for jar in jars if jar.artifact == program.main)
+    key = f"{program.name}-{version}-{digest([program.pins / 'pom.xml', program.pins / 'jars.txt'])}"
+    what = f"{program.title} {version}"
 
     def make(scratch: Path) -> Path:
-        return _Download(f"Kafka {version}", jars, scratch, cache_folder() / f"{key}.log", remedy, progress).run()
+        return _Download(program, what, jars, scratch, cache_folder() / f"{key}.log", progress).run()
 
-    folder = ensure(key, [jar.file_name for jar in jars], make, f"Kafka {version}", progress, is_data)
-    return KafkaJars(version, folder)
-
-
-def _folder() -> Path:
-    return tools_folder() / "kafka"
+    return JarFolder(version, ensure(key, [jar.file_name for jar in jars], make, what, progress, is_data))
 
 
 @dataclass(frozen=True)
 class _Download:
     """One download into a scratch folder, with its log beside the folder to be."""
 
+    program: MavenProgram
     what: str
     jars: tuple[Jar, ...]
     scratch: Path
     log: Path
-    remedy: str
     progress: Progress
 
     def run(self) -> Path:
@@ -98,7 +108,7 @@ class _Download:
         self.progress(f"{self.what}: downloading its jars with {client}")
         code = run_logged(command, cwd=self.scratch, env=os.environ, log=self.log, tick=self._tick)
         if code:
-            failed = f"{self.what} can't be downloaded: {client} ended with {code}; {self.remedy}"
+            failed = f"{self.what} can't be downloaded: {client} ended with {code}; {self.program.remedy}"
             raise ToolMissing(with_tail(failed, self.log, tail(self.log)))
         shutil.rmtree(target / "repository", ignore_errors=True)
         self._check(target)
@@ -108,11 +118,11 @@ class _Download:
         """Maven first, because it knows the mirrors and proxies of whoever has set it up."""
         for maven in on_path("mvn"):
             if reported(maven):  # Nothing where it finds no Java.
-                pom = shutil.copyfile(_folder() / "pom.xml", self.scratch / "pom.xml")
+                pom = shutil.copyfile(self.program.pins / "pom.xml", self.scratch / "pom.xml")
                 # A repository of its own: the user's is not ours to fill, and a damaged jar there would stay for ever.
                 where = [f"-Dmaven.repo.local={self.scratch / 'repository'}", f"-DoutputDirectory={target}"]
                 return "Maven", [maven, "--batch-mode", "--file", pom, *where, "dependency:copy-dependencies"]
-        wanted = Wanted(f"no Maven is on PATH to download {self.what} with", self.remedy)
+        wanted = Wanted(f"no Maven is on PATH to download {self.what} with", self.program.remedy)
         client = pypi_tool("jgo", ["bin/jgo"], wanted, self.progress)
         coordinates = [jar.coordinates for jar in self.jars]
         script = [sys.executable, "-I", jar_download.__file__]
@@ -128,4 +138,4 @@ class _Download:
         found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in target.iterdir()}
         if other := sorted(name for name, _ in wanted.items() ^ found.items()):
             names = ", ".join(dict.fromkeys(other))
-            raise ToolMissing(f"{self.what} was downloaded, but not as it is pinned: {names}; {self.remedy}")
+            raise ToolMissing(f"{self.what} was downloaded, but not as it is pinned: {names}; {self.program.remedy}")
