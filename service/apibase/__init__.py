@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         SidecarUnavailable,
     )
     from apibase.events import EventContext
+    from apibase.observability import hide_in_logs, set_log_level
     from apibase.sdk_requests import (
         BindingRequest,
         ConstantFailurePolicy,
@@ -79,7 +80,9 @@ _HOME = {
     "StreamingSubscription": "streaming",
     "SubscriptionMessage": "sdk_requests",
     "TopicEventResponse": "sdk_requests",
+    "hide_in_logs": "observability",
     "run": "entry",
+    "set_log_level": "observability",
 }
 
 __all__ = [
@@ -117,7 +120,9 @@ __all__ = [
     "StreamingSubscription",
     "SubscriptionMessage",
     "TopicEventResponse",
+    "hide_in_logs",
     "run",
+    "set_log_level",
 ]
 
 

@@ -35,7 +35,7 @@ from apibase.lifecycle import LifecycleHooks
 from apibase.middleware.app_token import AppToken
 from apibase.middleware.chain import CHAIN_ATTRIBUTE
 from apibase.middleware.standard import standard_chain
-from apibase.observability import configure_logging, flush_logs
+from apibase.observability import configure_logging, flush_logs, prepare_loop
 from apibase.observability.telemetry import Telemetry
 from apibase.routes import RouteTable
 from apibase.rpc import rpc_handlers
@@ -328,6 +328,7 @@ class App(Decorators):
         Returns the exit code: 0; 1 when the start failed; 2 when the sidecar lacks a component that a contract names.
         """
         loop = asyncio.get_running_loop()
+        prepare_loop(loop, self.settings)
         ended = asyncio.Event()
         received: list[signal.Signals] = []
 

@@ -181,6 +181,16 @@ class Settings(BaseSettings):
     )
     reflection: bool = Field(default=False, validation_alias="APIBASE_REFLECTION", description="Serve gRPC reflection.")
     log_level: str = Field("INFO", validation_alias="APIBASE_LOG_LEVEL", description="Lowest level that is logged.")
+    log_levels: str = Field(
+        "",
+        validation_alias="APIBASE_LOG_LEVELS",
+        description="Levels by module, with commas between: `apibase.delivery=DEBUG,grpc=INFO`.",
+    )
+    log_levels_file: str = Field(
+        "",
+        validation_alias="APIBASE_LOG_LEVELS_FILE",
+        description="File of levels by module that hold while they stand in it; it is read again when it changes.",
+    )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto",
         validation_alias="APIBASE_LOG_FORMAT",
@@ -219,6 +229,14 @@ class Settings(BaseSettings):
             message = f"must be one of {', '.join(known)}"
             raise ValueError(message)
         return level
+
+    @field_validator("log_levels")
+    @classmethod
+    def _known_levels(cls, value: str) -> str:
+        from apibase.observability.log_levels import parse_levels  # noqa: PLC0415 - tracing need not load for a setting
+
+        parse_levels(value)
+        return value
 
     @property
     def traces_exporters(self) -> tuple[str, ...]:

@@ -38,6 +38,8 @@ GIVEN = {
     "OTEL_SERVICE_NAME": ("otel_service_name", "shop", "shop"),
     "APIBASE_REFLECTION": ("reflection", "true", True),
     "APIBASE_LOG_LEVEL": ("log_level", "warning", "WARNING"),
+    "APIBASE_LOG_LEVELS": ("log_levels", "grpc=INFO,orders=debug", "grpc=INFO,orders=debug"),
+    "APIBASE_LOG_LEVELS_FILE": ("log_levels_file", "/run/log-levels", "/run/log-levels"),
     "APIBASE_LOG_FORMAT": ("log_format", "text", "text"),
 }
 
@@ -87,6 +89,7 @@ def test_every_setting_says_what_it_is() -> None:
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "smoke"),
         ("APIBASE_REFLECTION", "perhaps"),
         ("APIBASE_LOG_LEVEL", "loud"),
+        ("APIBASE_LOG_LEVELS", "grpc=loud"),
         ("APIBASE_LOG_FORMAT", "xml"),
         ("DAPR_GRPC_ENDPOINT", "ftp://sidecar:21"),
         ("DAPR_GRPC_ENDPOINT", "sidecar:port"),

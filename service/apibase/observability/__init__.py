@@ -1,6 +1,9 @@
 """Logs and the context that ties them to a trace."""
 
 from apibase.observability.context import CORRELATION_HEADER, call_context, correlation_id, outbound_headers, trace_ids
+from apibase.observability.log_levels import set_log_level
+from apibase.observability.log_loop import prepare_loop
+from apibase.observability.log_secrets import hide_in_logs
 from apibase.observability.logging import CallLevel, configure_logging, flush_logs, log_outcome
 
 __all__ = [
@@ -10,7 +13,10 @@ __all__ = [
     "configure_logging",
     "correlation_id",
     "flush_logs",
+    "hide_in_logs",
     "log_outcome",
     "outbound_headers",
+    "prepare_loop",
+    "set_log_level",
     "trace_ids",
 ]

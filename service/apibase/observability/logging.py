@@ -1,27 +1,26 @@
 """Logs: one JSON object a line, or a line for people on a terminal; loguru inside, the standard library's logs routed in.
 
-Fields of a line: `time` (RFC 3339, UTC), `level`, `logger`, `message`, `app_id`, `trace_id`, `span_id`,
-`correlation_id` (the last three within a call), `error` (`type`, `message`, `stack`) with an exception, then whatever
-the call site bound.
+docs/logs.md has the fields of a line, and what else an operator wants to know.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import io
 import logging
 import sys
 import threading
 import time
-from datetime import UTC, datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TextIO
+from typing import TYPE_CHECKING, ClassVar, Literal, TextIO, cast
 
-import orjson
 from loguru import logger
-from opentelemetry.trace import format_span_id, format_trace_id
 
 from apibase.observability.context import Ids, call_ids, current_ids
+from apibase.observability.log_levels import EVERYTHING, LEVELS, levels, parse_levels
+from apibase.observability.log_libraries import LIBRARIES, ToLoguru, log_what_nobody_catches
+from apibase.observability.log_line import Line, error_fields, json_line, level_name
+from apibase.observability.log_secrets import Secrets, secrets_of
+from apibase.observability.log_text import takes_colour, text_formatter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,25 +31,35 @@ if TYPE_CHECKING:
 
 CallLevel = Literal["DEBUG", "INFO", "WARNING"]
 
-_LEVELS: dict[CallLevel, int] = {"DEBUG": 10, "INFO": 20, "WARNING": 30}
 _WAIT_SECONDS = 0.005
 _MOST_WAITING = 1000
+_TAKEN = "apibase_taken"
 
 
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
-    """Send every log of this process to `stream` (default: standard error), in the settings' format and level."""
-    stream = stream or sys.stderr
+    """Send every log of this process to `stream`, in the settings' format and levels.
+
+    By default that is standard error, and what Python would print there is logged too: warnings, and exceptions that nobody
+    catches.
+    """
+    if stream is None:
+        stream = sys.stderr
+        log_what_nobody_catches()
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not stream.isatty())
-    output = _Output(stream, settings.app_id, logger.level(settings.log_level).no, as_json=as_json)
+    if as_json and isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8")  # as JSON is, whatever the locale
+    output = _Output(
+        stream,
+        settings.app_id,
+        json_line if as_json else text_formatter(colour=takes_colour(stream)),
+        Secrets(secrets_of(settings)),
+    )
     logger.remove()
     logger.configure(extra={"app_id": settings.app_id}, patcher=_add_context)
-    output.handler = logger.add(
-        output.take, level=settings.log_level, format="{message}", backtrace=False, diagnose=False
-    )
     _Output.current = output
-    logging.basicConfig(handlers=[_ToLoguru()], level=logger.level(settings.log_level).no, force=True)
-    for noisy in ("grpc", "asyncio", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.basicConfig(handlers=[ToLoguru()], force=True)
+    levels.on_change = output.heed_levels
+    levels.change("settings", {EVERYTHING: settings.log_level, **parse_levels(settings.log_levels)})
 
 
 def log_outcome(level: CallLevel, name: str, message: str, fields: Mapping[str, object]) -> None:
@@ -61,10 +70,16 @@ def log_outcome(level: CallLevel, name: str, message: str, fields: Mapping[str, 
     sinks than that of `configure_logging`, it goes through loguru, to all of them.
     """
     output = _Output.current
-    if output is not None and output.is_alone():
-        output.put(level, name, message, fields)
-    else:
+    if output is None or not output.is_alone():
         logger.bind(logger=name, **fields).log(level, "{}", message)
+    elif LEVELS[level] >= levels.of(name):
+        output.put(level, name, message, fields)
+
+
+def log_always(name: str, message: str, fields: Mapping[str, object]) -> None:
+    """Log a line at INFO that no level leaves out: one that says what is logged."""
+    if _Output.current is not None:
+        _Output.current.put("INFO", name, message, fields)
 
 
 def flush_logs() -> None:
@@ -78,34 +93,62 @@ class _Output:
 
     current: ClassVar[_Output | None] = None
 
-    def __init__(self, stream: TextIO, app_id: str, level: int, *, as_json: bool) -> None:
-        self.handler = -1
+    def __init__(self, stream: TextIO, app_id: str, form: Callable[[Line], str], secrets: Secrets) -> None:
+        self._handler = -1
         self._stream = stream
         self._app_id = app_id
-        self._level = level
-        self._format: Callable[[_Line], str] = _json_line if as_json else _text_line
+        self._form = form
+        self._secrets = secrets
         self._lock = threading.Lock()
         self._waiting: list[tuple[float, str, str, str, Ids, Mapping[str, object]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    def heed_levels(self) -> None:
+        """Have loguru make no more records than the levels ask for."""
+        before = self._handler
+        # Both are there for a moment, lest a line of another thread gets lost; `_take` takes it once.
+        self._handler = logger.add(
+            self._take,
+            level=levels.lowest,
+            filter=_is_wanted,
+            format="{message}",
+            backtrace=False,
+            diagnose=False,
+        )
+        if before >= 0:
+            logger.remove(before)
+
     def is_alone(self) -> bool:
         """Whether loguru has this sink and no other."""
         handlers = logger._core.handlers  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way to ask
-        return len(handlers) == 1 and self.handler in handlers
+        return len(handlers) == 1 and self._handler in handlers
 
-    def take(self, message: Message) -> None:
+    def _take(self, message: Message) -> None:
         """Write a line of loguru's: at once, after those that wait."""
         record = message.record
-        extra = record["extra"]
-        name = extra.get("logger") or record["name"]
-        at = record["time"].timestamp()
-        line = _Line(at, record["level"].name, name, record["message"], extra, _error(record))
-        self._write([self._format(line)])
+        marks = cast("dict[str, object]", record)
+        if _TAKEN in marks:
+            return
+        marks[_TAKEN] = True
+        fields = record["extra"].copy()
+        fields.pop("logger", None)
+        caught = record["exception"]
+        error = caught.value if caught is not None else fields.get("error")
+        self._write(
+            Line(
+                record["time"].timestamp(),
+                level_name(record["level"].no),
+                _name(record),
+                record["message"],
+                self._app_id,
+                fields,
+                error_fields(error) if isinstance(error, BaseException) else None,
+                library=record["name"] == LIBRARIES,
+            )
+        )
 
     def put(self, level: CallLevel, name: str, message: str, fields: Mapping[str, object]) -> None:
         """Write a line within `_WAIT_SECONDS`, together with others; at once where no event loop runs."""
-        if _LEVELS[level] < self._level:
-            return
         line = (time.time(), level, name, message, call_ids(), fields)
         with self._lock:  # a thread's own log line may be writing what waits
             self._waiting.append(line)
@@ -122,109 +165,50 @@ class _Output:
 
     def flush(self) -> None:
         """Write what waits."""
-        self._write([])
+        self._write()
 
-    def _write(self, lines: list[str]) -> None:
+    def _write(self, *more: Line) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, []
             # Formatted together: code that runs again and again is several times as fast as between two calls.
-            text = "".join([*(self._format(self._line(*each)) for each in waiting), *lines])
-            if text:
+            lines = [*(self._line(*each) for each in waiting), *more]
+            text = "".join(map(self._form, lines))
+            if self._secrets.in_text(text):
+                text = "".join(self._form(self._secrets.without(line)) for line in lines)
+            if not text:
+                return
+            try:
                 self._stream.write(text)
                 self._stream.flush()
+            except (OSError, ValueError):  # Nobody reads on: that ends no call.
+                return
 
-    def _line(self, at: float, level: str, name: str, message: str, ids: Ids, fields: Mapping[str, object]) -> _Line:
-        return _Line(at, level, name, message, {"app_id": self._app_id, **_fields_of(ids), **fields})
+    def _line(self, at: float, level: str, name: str, message: str, ids: Ids, fields: Mapping[str, object]) -> Line:
+        return Line(at, level, name, message, self._app_id, _in_call(ids, fields))
+
+
+def _is_wanted(record: Record) -> bool:
+    return record["level"].no >= levels.of(_name(record))
+
+
+def _name(record: Record) -> str:
+    """Return the name of the logger: the one that a call site bound, or the module's."""
+    return str(record["extra"].get("logger") or record["name"] or "root")
 
 
 def _add_context(record: Record) -> None:
-    record["extra"].update(_fields_of(current_ids()))
+    record["extra"].update(_in_call(current_ids(), {}))
 
 
-def _fields_of(ids: Ids) -> dict[str, str]:
-    """Return what ties a line to its call; nothing outside of one."""
+def _in_call(ids: Ids, fields: Mapping[str, object]) -> Mapping[str, object]:
+    """Return fields after what ties a line to its call; as they are outside of one."""
     trace_id, span_id, correlation_id = ids
     if not trace_id:
-        return {}
-    trace_text = format_trace_id(trace_id)
+        return fields
+    trace_text = f"{trace_id:032x}"
     return {
         "trace_id": trace_text,
-        "span_id": format_span_id(span_id),
+        "span_id": f"{span_id:016x}",
         "correlation_id": correlation_id or trace_text,
+        **fields,
     }
-
-
-@lru_cache(maxsize=4)
-def _second(seconds: int) -> str:
-    """Return a second since 1970 as RFC 3339 has it, in UTC; many lines share one."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-class _Line(NamedTuple):
-    """What every line has, whoever wrote it."""
-
-    at: float  # seconds since 1970
-    level: str
-    logger: str | None
-    message: str
-    extra: Mapping[str, object]
-    error: dict[str, str] | None = None
-
-
-def _json_line(line: _Line) -> str:
-    seconds, fraction = divmod(round(line.at * 1_000_000), 1_000_000)
-    fixed = {
-        "time": f"{_second(seconds)}.{fraction:06}Z",
-        "level": line.level,
-        "logger": line.logger,
-        "message": line.message,
-    }
-    # What every line has comes first, and wins over what a call site bound by one of these names.
-    fields = {**fixed, **line.extra, **fixed}
-    if line.error:
-        fields["error"] = line.error
-    try:
-        return orjson.dumps(fields, default=str).decode() + "\n"
-    except TypeError:  # a number beyond 64 bits, half of a character: what the standard library writes, slowly
-        return json.dumps(fields, default=str) + "\n"
-
-
-def _text_line(line: _Line) -> str:
-    extra = {
-        key: value for key, value in line.extra.items() if key not in {"logger", "app_id", "span_id", "correlation_id"}
-    }
-    fields = "".join(f" {key}={_plain(value)}" for key, value in extra.items())
-    when = datetime.fromtimestamp(line.at).astimezone()
-    return f"{when:%H:%M:%S}.{when.microsecond // 1000:03} {line.level:<7} {line.message}{fields}\n" + (
-        f"{line.error['stack']}\n" if line.error else ""
-    )
-
-
-def _plain(value: object) -> str:
-    """Return a field's value as a person reads it."""
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _error(record: Record) -> dict[str, str] | None:
-    caught = record["exception"]
-    if caught is None or caught.value is None:
-        return None
-    formatter = logging.Formatter()
-    stack = formatter.formatException((type(caught.value), caught.value, caught.traceback))
-    return {"type": type(caught.value).__qualname__, "message": str(caught.value), "stack": stack}
-
-
-class _ToLoguru(logging.Handler):
-    """Hands a standard-library record to loguru, under its own logger's name."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            message = record.getMessage()
-        except Exception:  # noqa: BLE001 - as the standard library's handlers: a wrong format string breaks nobody
-            self.handleError(record)
-            return
-        try:
-            level: str | int = logger.level(record.levelname).name
-        except ValueError:
-            level = record.levelno
-        logger.bind(logger=record.name).opt(exception=record.exc_info).log(level, "{}", message)

@@ -110,10 +110,11 @@ def test_an_exceptions_cause_is_in_the_stack(log: Log) -> None:
 
 
 def test_what_a_line_is_bound_to_never_replaces_what_every_line_has(log: Log) -> None:
-    logger.bind(message="not this", level="nor this", time="never", error="kept").info("this")
+    logger.bind(message="not this", level="nor this", time="never", app_id=7, error="kept").info("this")
 
     line = log.lines[0]
-    assert (line["message"], line["level"], line["error"]) == ("this", "INFO", "kept")
+    assert (line["message"], line["level"], line["app_id"]) == ("this", "INFO", "desk")
+    assert line["error"] == {"message": "kept"}
     assert line["time"].endswith("Z")
 
 
@@ -149,10 +150,11 @@ def test_an_exception_of_the_standard_librarys_logs_is_a_field_too(log: Log) -> 
     assert "error" not in log.one(message="none here")
 
 
-def test_a_level_that_only_the_standard_library_knows_is_a_line(log: Log) -> None:
-    logging.getLogger("some.library").log(25, "in between")
+@pytest.mark.parametrize(("number", "level"), [(11, "DEBUG"), (29, "SUCCESS"), (60, "CRITICAL")])
+def test_a_level_that_a_library_made_up_is_told_as_the_one_below_it(log: Log, number: int, level: str) -> None:
+    logging.getLogger("some.library").log(number, "in between")
 
-    assert log.one(logger="some.library")["level"] == "Level 25"
+    assert log.one(logger="some.library")["level"] == level
 
 
 def test_a_library_that_formats_its_log_wrongly_is_not_broken_by_it(
@@ -191,7 +193,7 @@ def test_text_is_a_line_for_people(text_log: Log) -> None:
         logger.bind(order_id="7").warning("careful")
 
     (line,) = text_log.text.splitlines()
-    assert line.split(" ", 1)[1] == "WARNING careful order_id=7 trace_id=4bf92f3577b34da6a3ce929d0e0e4736"
+    assert line.split(" ", 1)[1] == "WARNING careful  order_id=7  trace=4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 def test_text_has_the_stack_below_the_line(text_log: Log) -> None:
