@@ -1,23 +1,51 @@
-"""Counts and times of every call."""
+"""Counts and times of every inbound call."""
 
 from __future__ import annotations
 
 import functools
+import re
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+import grpc
+
+from apibase.contract.reasons import chassis_reason
+from apibase.errors import Drop
 from apibase.middleware.base import Middleware
 from apibase.middleware.call import CALLS, Kind
+from apibase.observability.series import OTHER, BoundedLabel, Count
+from apibase.routes import TopicRoute
+from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter
-
+    from apibase.events import EventContext
     from apibase.middleware.call import Call, MessageHook, Proceed, Target
     from apibase.observability.metrics import Metrics as Families
+    from apibase.observability.series import Counts
 
 _STREAMED_IN = frozenset({Kind.CLIENT_STREAM, Kind.BIDI_STREAM})
 _STREAMED_OUT = frozenset({Kind.SERVER_STREAM, Kind.BIDI_STREAM})
 _INVOKE = "dapr.proto.runtime.v1.AppCallback"
+_VERDICTS = ("SUCCESS", "RETRY", "DROP")
+_OUTCOMES = frozenset({*(code.name for code in grpc.StatusCode), *_VERDICTS})
+_TAKEN_OFF = frozenset({"SUCCESS", "DROP", "OK"})
+"""The outcomes of an event that does not come again."""
+_NOT_THE_SIDECARS = frozenset(
+    map(chassis_reason, (errors_pb2.ERROR_REASON_APP_TOKEN_REFUSED, errors_pb2.ERROR_REASON_CALLER_NOT_ALLOWED))
+)
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
+_MOST_CODES = 100
+_MOST_TOPICS = 200
+
+
+class _AtWork:
+    """How many calls of a kind are at work."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = 0
 
 
 class Metrics(Middleware):
@@ -27,38 +55,15 @@ class Metrics(Middleware):
 
     def __init__(self, families: Families) -> None:
         self._families = families
-        self._at_work = dict.fromkeys(Kind, 0)
-        for kind in Kind:
-            families.in_flight.labels(str(kind)).set_function(functools.partial(self._at_work.__getitem__, kind))
+        self._at_work = {kind: _AtWork() for kind in Kind}
+        self._codes = BoundedLabel(_MOST_CODES)
+        self._topics = BoundedLabel(_MOST_TOPICS)
+        for kind, at_work in self._at_work.items():
+            families.in_flight.labels(str(kind)).set_function(functools.partial(getattr, at_work, "now"))
 
     def wrap(self, target: Target, proceed: Proceed) -> Proceed:
         """Count and time the rest of the chain."""
-        at_work, kind = self._at_work, target.kind
-        families = self._families
-        labels: tuple[str, ...]
-        if kind in CALLS:
-            labels = rpc_labels(target)
-            started = families.server_started.labels(*labels).inc
-            observe = families.server_seconds.labels(*labels).observe
-            handled = _ByOutcome(families.server_handled, labels)
-        else:
-            labels = delivery_labels(target)
-            started = None
-            observe = families.delivery_seconds.labels(*labels).observe
-            handled = _ByOutcome(families.delivered, labels)
-
-        async def counted(call: Call) -> object:
-            at_work[kind] += 1
-            if started is not None:
-                started()
-            try:
-                return await proceed(call)
-            finally:
-                at_work[kind] -= 1
-                observe(time.perf_counter() - call.started)
-                handled[call.outcome].inc()
-
-        return counted
+        return self._of_calls(target, proceed) if target.kind in CALLS else self._of_deliveries(target, proceed)
 
     def on_request(self, target: Target) -> MessageHook | None:
         """Count the messages of a stream of requests."""
@@ -67,6 +72,69 @@ class Metrics(Middleware):
     def on_response(self, target: Target) -> MessageHook | None:
         """Count the messages of a stream of answers."""
         return _counting(self._families.sent, target) if target.kind in _STREAMED_OUT else None
+
+    def _of_calls(self, target: Target, proceed: Proceed) -> Proceed:
+        families, at_work = self._families, self._at_work[target.kind]
+        labels = rpc_labels(target)
+        started = families.server_started.labels(*labels)
+        observe = families.server_seconds.labels(*labels).observe
+        handled = ByOutcome(families.server_handled, labels)
+
+        async def counted(call: Call) -> object:
+            at_work.now += 1
+            started.value += 1
+            try:
+                return await proceed(call)
+            finally:
+                at_work.now -= 1
+                observe(time.perf_counter() - call.started)
+                handled[call.outcome].value += 1
+
+        return counted
+
+    def _of_deliveries(self, target: Target, proceed: Proceed) -> Proceed:
+        families, at_work = self._families, self._at_work[target.kind]
+        labels = self._delivery_labels(target)
+        _, component, source, handler = labels
+        observe = families.delivery_seconds.labels(*labels).observe
+        delivered = ByOutcome(families.delivered, labels, _VERDICTS if target.kind is Kind.EVENT else ("OK",))
+        observe_age = families.event_age.labels(component, source).observe if component else None
+
+        async def counted(call: Call) -> object:
+            at_work.now += 1
+            came = time.time()
+            try:
+                return await proceed(call)
+            finally:
+                at_work.now -= 1
+                observe(time.perf_counter() - call.started)
+                delivered[call.outcome].value += 1
+                if observe_age is not None and call.event is not None and call.reason not in _NOT_THE_SIDECARS:
+                    published = publication_time(call.event)
+                    if published is not None:
+                        observe_age(max(came - published, 0.0))
+                if call.repeated:
+                    families.repeated.labels(component, source, handler).inc()
+                elif call.error is not None and call.outcome in _TAKEN_OFF:
+                    code = self._code(call.error)
+                    families.dead_letters.labels(component, source, handler, code, _end(call)).inc()
+
+        return counted
+
+    def _delivery_labels(self, target: Target) -> tuple[str, str, str, str]:
+        """Return `kind`, `component`, `source` (the topic, or the binding's or the job's name) and `handler`."""
+        route = target.route
+        component = target.source if target.kind is Kind.BINDING else ""
+        if isinstance(route, TopicRoute):
+            component = route.pubsub_name
+        # A contract's topics are as many as they are; those of streaming subscriptions are made up as the app runs.
+        source = self._topics.value(target.source) if target.own else target.source
+        return str(target.kind), component, source, target.name
+
+    def _code(self, error: BaseException) -> str:
+        """Return the code of a death; one that is no constant, or one too many, is `(other)`."""
+        code = error.code if isinstance(error, Drop) else getattr(error, "reason", "")
+        return self._codes.value(code) if isinstance(code, str) and _CODE.fullmatch(code) else OTHER
 
 
 def rpc_labels(target: Target) -> tuple[str, str, str]:
@@ -77,31 +145,56 @@ def rpc_labels(target: Target) -> tuple[str, str, str]:
     return str(target.kind), service, method
 
 
-def delivery_labels(target: Target) -> tuple[str, str, str, str]:
-    """Return `kind`, `component`, `source` (the topic, or the binding's or the job's name) and `handler`."""
-    route = target.route
-    component = getattr(route, "pubsub_name", "") or (target.source if target.kind is Kind.BINDING else "")
-    return str(target.kind), component, target.source, target.name
+def publication_time(event: EventContext) -> float | None:
+    """Return when an event was published, in seconds since 1970; None where nothing tells.
+
+    Kafka's own time (in milliseconds) comes before the CloudEvent's, which daprd writes in whole seconds, rounded down.
+    """
+    kafka = event.metadata.get("__timestamp") or event.headers.get("__timestamp")
+    if kafka:
+        try:
+            return int(kafka) / 1000
+        except (ValueError, OverflowError):
+            return None
+    stamp = event.extensions.get("time")
+    if not isinstance(stamp, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(stamp)
+        return moment.timestamp() if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
-class _ByOutcome(dict[str, "Counter"]):
-    """The child of a counter for each outcome, made when it is first seen: `labels` takes longer than counting."""
+def _end(call: Call) -> str:
+    """Return where an event ended that died: as a dead letter of ours, with the sidecar, or nowhere."""
+    if call.outcome == "SUCCESS":
+        return "dead_letter"
+    route = call.target.route
+    kept = call.outcome == "DROP" and isinstance(route, TopicRoute) and route.dead_letter_topic
+    return "sidecar" if kept else "lost"
 
-    def __init__(self, family: Counter, labels: tuple[str, ...]) -> None:
-        super().__init__()
+
+class ByOutcome(dict[str, Count]):
+    """The series of a counter for each outcome, made when it is first seen, or before for those that are to be 0 until then."""
+
+    def __init__(self, family: Counts, labels: tuple[str, ...], expected: tuple[str, ...] = ("OK",)) -> None:
+        super().__init__((outcome, family.labels(*labels, outcome)) for outcome in expected)
         self._family = family
         self._labels = labels
 
-    def __missing__(self, outcome: str) -> Counter:
-        child = self[outcome] = self._family.labels(*self._labels, outcome or "UNKNOWN")
-        return child
+    def __missing__(self, outcome: str) -> Count:
+        if outcome not in _OUTCOMES:
+            return self["UNKNOWN"]
+        series = self[outcome] = self._family.labels(*self._labels, outcome)
+        return series
 
 
-def _counting(family: Counter, target: Target) -> MessageHook:
-    count = family.labels(*rpc_labels(target)).inc
+def _counting(family: Counts, target: Target) -> MessageHook:
+    series = family.labels(*rpc_labels(target))
 
     def counted(message: object) -> object:
-        count()
+        series.value += 1
         return message
 
     return counted
