@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _WIDTH = 160  # Where there is no terminal to ask.
 _WIDE = 100
-_T = TypeVar("_T")
 
 
 def stdout_console() -> Console:
@@ -149,18 +148,16 @@ class Progress:
 
 
 def stack_table(stack: Stack, width: int) -> Table:
-    """What runs where; the ports of metrics, which are asked for least, only if there is room for them."""
+    """What runs where; the ports of metrics, which people ask for least, only if there is room for them."""
     table = Table(title=f"{stack.topology.file.name} is up on 127.0.0.1", title_justify="left")
     table.add_column("app", no_wrap=True)
-    for heading in ("port", "dapr gRPC", "HTTP", *_metrics(width, "metrics"), "pid", "daprd pid"):
+    wide = width >= _WIDE
+    for heading in ("port", *["metrics"] * wide, "dapr gRPC", "HTTP", *["dapr metrics"] * wide, "pid", "daprd pid"):
         table.add_column(heading, justify="right")
     for instance in stack.instances:
         state: InstanceState = instance.state()
-        ports = (state.app_port, state.grpc_port, state.http_port, *_metrics(width, state.metrics_port))
-        numbers = (*ports, state.app_pid, state.sidecar_pid)
+        of_app = (state.app_port, *[state.app_metrics_port] * wide)
+        of_sidecar = (state.grpc_port, state.http_port, *[state.metrics_port] * wide)
+        numbers = (*of_app, *of_sidecar, state.app_pid, state.sidecar_pid)
         table.add_row(instance.label, *(str(number or "-") for number in numbers))
     return table
-
-
-def _metrics(width: int, value: _T) -> tuple[_T, ...]:
-    return (value,) if width >= _WIDE else ()

@@ -110,4 +110,9 @@ async def _say_what_next(stack: Stack, project: Project) -> None:
         console.print(Text.assemble("\nCall it:  ", (line, "bold")))
     if stack.zipkin:
         console.print(f"Traces:   http://{stack.zipkin}/zipkin/", markup=False)
+    if file := stack.scrape_config:
+        data = file.with_suffix("")
+        console.print(
+            f"Metrics:  prometheus --config.file={file} --storage.tsdb.path={data}", markup=False, soft_wrap=True
+        )
     console.print(f"Logs:     {stack.log_folder}\nEnd it:   Ctrl-C\n", markup=False)

@@ -27,6 +27,7 @@ _READY_SECONDS = 60.0
 _GRACE_SECONDS = 30.0
 # They would lead Dapr's SDK past the sidecar that we start.
 _NOT_INHERITED = ("DAPR_GRPC_ENDPOINT", "DAPR_HTTP_ENDPOINT")
+_METRICS_PORT = "APIBASE_METRICS_PORT"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class RunningApp:
     """An app's process as others see it."""
 
     address: str
+    metrics_address: str
     pid: int
     log_path: Path
 
@@ -66,7 +68,12 @@ class Instance:
         """The app's process; `StackError` where the app is not ours to start."""
         if self.app_service is None or self.app is None:
             raise StackError(f"{self.label} has no process of its own in this stack")
-        return RunningApp(f"{LOOPBACK}:{self.ports.app}", self.app.pid, self.app_service.spec.log_path)
+        return RunningApp(
+            address=f"{LOOPBACK}:{self.ports.app}",
+            metrics_address=f"{LOOPBACK}:{self.ports.app_metrics}",
+            pid=self.app.pid,
+            log_path=self.app_service.spec.log_path,
+        )
 
     def running_sidecar(self) -> RunningSidecar:
         """The sidecar's process."""
@@ -91,6 +98,7 @@ class Instance:
             metrics_port=self.ports.metrics,
             app_pid=self.app.pid if self.app else 0,
             sidecar_pid=self.sidecar.pid if self.sidecar else 0,
+            app_metrics_port=self.ports.app_metrics,
             app_log=str(app_log),
             sidecar_log=str(self.sidecar_service.spec.log_path),
         )
@@ -114,11 +122,18 @@ def choose_ports(app: AppSpec, pool: PortPool, *, fixed: bool) -> InstancePorts:
         grpc=choose(app.ports.grpc, "sidecar (gRPC)"),
         internal=choose(app.ports.internal, "sidecar (internal)"),
         metrics=choose(app.ports.metrics, "sidecar (metrics)"),
+        app_metrics=choose(_metrics_port(app), "app (metrics)") if app.started_by_us else 0,
     )
 
 
+def _metrics_port(app: AppSpec) -> int | None:
+    """The port that the file asks for."""
+    wanted = app.env.get(_METRICS_PORT, "")
+    return int(wanted) if wanted.isdecimal() else None
+
+
 def dapr_variables(app: AppSpec, ports: InstancePorts) -> dict[str, str]:
-    """What Dapr's CLI and its injector tell an app."""
+    """What Dapr's CLI and its injector tell an app, and where it is to serve its metrics."""
     variables = {
         "APP_ID": app.app_id,
         "APP_PROTOCOL": app.protocol,
@@ -127,7 +142,11 @@ def dapr_variables(app: AppSpec, ports: InstancePorts) -> dict[str, str]:
         "DAPR_METRICS_PORT": str(ports.metrics),
         "DAPR_HOST_IP": LOOPBACK,
     }
-    return {**variables, "APP_PORT": str(ports.app)} if ports.app else variables
+    if ports.app:
+        variables["APP_PORT"] = str(ports.app)
+    if ports.app_metrics:
+        variables[_METRICS_PORT] = str(ports.app_metrics)
+    return variables
 
 
 def app_environment(environ: Mapping[str, str], *layers: Mapping[str, str]) -> dict[str, str]:
@@ -162,7 +181,7 @@ def plan_app(
         foreground=foreground,
     )
     waits_for = "grpc.health.v1 does not say SERVING" if app.protocol == "grpc" else "its port is not open"
-    held = (ports.app,) if app.started_by_us else ()
+    held = (ports.app, ports.app_metrics) if app.started_by_us else ()
     return Service(spec, _serves(app, ports.app), waits_for, _READY_SECONDS, held, meanwhile="it does not serve yet")
 
 

@@ -55,13 +55,14 @@ class Platform:
 
 @dataclass(frozen=True)
 class InstancePorts:
-    """The ports of one app and its sidecar; `app` is 0 where no app listens."""
+    """The ports of one app and its sidecar; `app` is 0 where no app listens, `app_metrics` where none is ours to start."""
 
     app: int
     http: int
     grpc: int
     internal: int
     metrics: int
+    app_metrics: int = 0
 
 
 def write_name_resolution(folder: Path) -> Path:

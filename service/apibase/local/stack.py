@@ -22,6 +22,7 @@ from apibase.local.options import StackOptions
 from apibase.local.platform_starter import PlatformStarter
 from apibase.local.ports import PortPool
 from apibase.local.run_folder import make_run_folder, remove_run_folder
+from apibase.local.scrape import ALERTS, write_scrape_config
 from apibase.local.stack_note import note
 from apibase.local.state_file import StateFile
 from apibase.local.supervisor import Phase, Supervisor, together
@@ -53,6 +54,8 @@ class Stack:
         self.zipkin = ""
         """The address of the stack's own Zipkin, if it has one: its pages, its API, and where spans go."""
         self._gate = TableGate([])
+        self.scrape_config: Path | None = None
+        """The file of Prometheus' configuration that finds every app and sidecar of the stack; gone with it."""
         self.stack_id = uuid.uuid4().hex
         self._ports = PortPool()
         self._supervisor = Supervisor(self.stack_id, self._ports, self.options.on_event, lines=self.options.lines)
@@ -209,6 +212,7 @@ class Stack:
         planner = InstancePlanner(self.options, tools, platform, self._ports, run=run, logs=logs)
         for app in apps:
             self.instances += planner.plan(app)
+        self.scrape_config = write_scrape_config(run, self.instances, self.topology.file.parent / ALERTS)
         self._note()
         self._gate = TableGate(self.instances)
         await together([self._gate.watch(), *(work for instance in self.instances for work in self._up(instance))])
@@ -230,7 +234,7 @@ class Stack:
     def _up(self, instance: Instance) -> list[Coroutine[Any, Any, None]]:
         works = [self._sidecar_up(instance)]
         if instance.spec.app_id in self.options.sidecar_only:
-            self._ports.release(instance.ports.app)
+            self._ports.release(instance.ports.app, instance.ports.app_metrics)
         elif instance.app_service and instance.spec.app_id != self.options.foreground:
             works.append(self._app_up(instance))
         return works

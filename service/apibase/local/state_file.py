@@ -37,6 +37,7 @@ class InstanceState:
     sidecar_pid: int
     app_log: str
     sidecar_log: str
+    app_metrics_port: int = 0
 
     @property
     def is_grpc(self) -> bool:

@@ -53,10 +53,16 @@ def test_progress_shares_the_console_of_results_only_where_both_are_the_terminal
     assert (beside(results) is results) == same
 
 
-@pytest.mark.parametrize(("width", "headings"), [(80, 6), (100, 7), (120, 7)])
+@pytest.mark.parametrize(("width", "headings"), [(80, 6), (100, 8), (120, 8)])
 def test_the_table_fits_its_terminal(width: int, headings: int) -> None:
     state = SimpleNamespace(
-        app_port=50061, grpc_port=29999, http_port=29999, metrics_port=29999, app_pid=4194304, sidecar_pid=4194304
+        app_port=50061,
+        app_metrics_port=29999,
+        grpc_port=29999,
+        http_port=29999,
+        metrics_port=29999,
+        app_pid=4194304,
+        sidecar_pid=4194304,
     )
     instance = SimpleNamespace(label="recommendations.1", state=lambda: state)
     stack = SimpleNamespace(topology=SimpleNamespace(file=SimpleNamespace(name="dapr.yaml")), instances=[instance])
