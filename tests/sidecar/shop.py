@@ -131,9 +131,11 @@ async def open_shop(
     env: Mapping[str, Mapping[str, str]] | None = None,
     replicas: Mapping[str, int] | None = None,
     dapr: str = SERIES,
+    zipkin: bool = False,
+    otlp: str = "",
 ) -> AsyncIterator[Shop]:
     """The whole topology on real sidecars and backends, stopped and removed at the end."""
-    options = StackOptions(env=env or {}, replicas=replicas or {}, dapr=dapr)
+    options = StackOptions(env=env or {}, replicas=replicas or {}, dapr=dapr, zipkin=zipkin, otlp=otlp)
     stack = Stack(read_topology(ROOT / "compose" / "dapr.yaml"), options)
     async with stack:
         running.append(stack)

@@ -18,6 +18,7 @@ from dapr.conf.helpers import GrpcEndpoint
 from dapr.proto import api_service_v1, api_v1
 from loguru import logger
 
+from apibase.clients._spans import CallSpans, end_unmade, end_with
 from apibase.contract.reasons import chassis_reason
 from apibase.deadline import deadline
 from apibase.errors import SidecarError, SidecarUnavailable
@@ -25,7 +26,10 @@ from apibase.observability import outbound_headers
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from opentelemetry.trace import Span
+    from opentelemetry.util.types import AttributeValue
 
     from apibase.settings import Settings
 
@@ -67,7 +71,14 @@ class Sidecar:
 
     def channel(self, *, app_id: str | None = None) -> grpc.aio.Channel:
         """Return a channel to the sidecar's own API, or through it to another app's services."""
-        return _DressedChannel(self._open, self._headers(app_id), self._settings.call_timeout)
+        return _DressedChannel(self._open, self._headers(app_id), self._settings.call_timeout, self._server(app_id))
+
+    def _server(self, app_id: str | None) -> Mapping[str, AttributeValue]:
+        """Who answers, by the names of the semantic conventions: behind the sidecar, it is the app."""
+        if app_id is not None:
+            return {"server.address": app_id}
+        port = self._endpoint.port_as_int
+        return {"server.address": self._endpoint.hostname, **({"server.port": port} if port else {})}
 
     def _headers(self, app_id: str | None) -> tuple[tuple[str, str], ...]:
         headers = [(_TOKEN_HEADER, self._token.get_secret_value())] if self._token else []
@@ -181,25 +192,42 @@ class _DressedChannel(grpc.aio.Channel):
     """A channel that opens late and dresses every call; a stub can be made of it before any loop runs."""
 
     def __init__(
-        self, open_channel: Callable[[], grpc.aio.Channel], headers: tuple[tuple[str, str], ...], call_timeout: float
+        self,
+        open_channel: Callable[[], grpc.aio.Channel],
+        headers: tuple[tuple[str, str], ...],
+        call_timeout: float,
+        server: Mapping[str, AttributeValue],
     ) -> None:
         self._open = open_channel
         self._headers = headers
         self._call_timeout = call_timeout
+        self._server = server
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(
-            self._open, lambda opened: opened.unary_unary(*args, **kwargs), self._headers, self._call_timeout
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self._method(
+            method, lambda opened: opened.unary_unary(method, *args, **kwargs), self._headers, self._call_timeout
         )
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(self._open, lambda opened: opened.unary_stream(*args, **kwargs), self._stream_headers(), None)
+    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self._stream(method, lambda opened: opened.unary_stream(method, *args, **kwargs))
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(self._open, lambda opened: opened.stream_unary(*args, **kwargs), self._stream_headers(), None)
+    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self._stream(method, lambda opened: opened.stream_unary(method, *args, **kwargs))
 
-    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(self._open, lambda opened: opened.stream_stream(*args, **kwargs), self._stream_headers(), None)
+    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self._stream(method, lambda opened: opened.stream_stream(method, *args, **kwargs))
+
+    def _stream(self, method: str, make: Callable[[grpc.aio.Channel], Callable[..., Any]]) -> _Method:
+        return self._method(method, make, self._stream_headers(), None)
+
+    def _method(
+        self,
+        method: str,
+        make: Callable[[grpc.aio.Channel], Callable[..., Any]],
+        headers: tuple[tuple[str, str], ...],
+        call_timeout: float | None,
+    ) -> _Method:
+        return _Method(self._open, make, headers, call_timeout, CallSpans(method, self._server))
 
     def _stream_headers(self) -> tuple[tuple[str, str], ...]:
         # Without it, a timeout policy of the sidecar kills a proxied stream.
@@ -234,11 +262,13 @@ class _Method:
         make: Callable[[grpc.aio.Channel], Callable[..., Any]],
         headers: Sequence[tuple[str, str]],
         call_timeout: float | None,
+        spans: CallSpans,
     ) -> None:
         self._open = open_channel
         self._make = make
         self._headers = headers
         self._call_timeout = call_timeout
+        self._spans = spans
         self._made: tuple[grpc.aio.Channel, Callable[..., Any]] | None = None
 
     def __call__(
@@ -248,12 +278,27 @@ class _Method:
         metadata: Sequence[tuple[str, str | bytes]] | None = None,
         **options: Any,
     ) -> Any:
+        bound = deadline.bound(timeout if timeout is not None else self._call_timeout)
+        begun = self._spans.begin(request)
+        if begun is None:
+            return self._method()(*request, timeout=bound, metadata=self._dress(metadata), **options)
+        span, request = begun
+        try:
+            call = self._method()(*request, timeout=bound, metadata=self._dress(metadata, span), **options)
+        except BaseException as error:
+            end_unmade(span, error)
+            raise
+        end_with(span, call)
+        return call
+
+    def _dress(
+        self, metadata: Sequence[tuple[str, str | bytes]] | None, span: Span | None = None
+    ) -> list[tuple[str, str | bytes]]:
         given = list(metadata or ())
         names = {key for key, _ in given}
         given += [(key, value) for key, value in self._headers if key not in names]
-        given += [(key, value) for key, value in outbound_headers().items() if key not in names]
-        bound = deadline.bound(timeout if timeout is not None else self._call_timeout)
-        return self._method()(*request, timeout=bound, metadata=given, **options)
+        given += [(key, value) for key, value in outbound_headers(span).items() if key not in names]
+        return given
 
     def _method(self) -> Callable[..., Any]:
         channel = self._open()

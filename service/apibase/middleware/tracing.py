@@ -1,21 +1,26 @@
-"""A span for each call that is sampled, and for every call the ids that tie its log lines and its own calls to it."""
+"""A span for each call that is sampled, and for every call the ids that tie its log lines and its own calls to it.
+
+Names, attributes and what counts as an error are OpenTelemetry's semantic conventions for rpc and messaging; docs/tracing.md
+has them. What the conventions lack begins with `dapr.` or `apibase.`.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from apibase.middleware.base import Middleware
-from apibase.middleware.call import RPCS, Kind
+from apibase.middleware.call import CALLS, RPCS, Kind
 from apibase.observability import CORRELATION_HEADER
 from apibase.observability.context import enter, extract, leave, new_span_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, SpanContext
     from opentelemetry.util.types import AttributeValue
 
     from apibase.events import EventContext
@@ -41,9 +46,8 @@ class Tracing(Middleware):
 
     def wrap(self, target: Target, proceed: Proceed) -> Proceed:
         """Have the rest of the chain run within the trace."""
-        tracer = self._tracer
         carrier = event_carrier if target.kind is Kind.EVENT else _headers
-        if tracer is None:
+        if self._tracer is None:
 
             async def continued(call: Call) -> object:
                 given = carrier(call)
@@ -57,24 +61,26 @@ class Tracing(Middleware):
 
             return continued
 
-        name, kind = (
-            _span_name(target),
-            SpanKind.SERVER if target.kind in RPCS or target.kind is Kind.INVOKE else SpanKind.CONSUMER,
-        )
-        fixed = _attributes(target)
+        begin = self._tracer.begin
+        is_call = target.kind in CALLS
+        kind = SpanKind.SERVER if is_call else SpanKind.CONSUMER
+        name, fixed, end = _span_name(target), _attributes(target), _end_call if is_call else _end_delivery
 
         async def traced(call: Call) -> object:
             given = carrier(call)
             parent, context = extract(given)
-            links = _links(call, parent) if kind is SpanKind.CONSUMER else ()
-            span = tracer.begin(name, kind, parent, context, fixed, links)
+            span = begin(name, kind, parent, context, fixed, () if is_call else _links(call, parent))
             scope = enter(span, context, given.get(CORRELATION_HEADER, ""))
             try:
                 return await proceed(call)
+            except BaseException as error:
+                if call.error is None:
+                    call.error = error
+                raise
             finally:
                 leave(scope)
                 if span.is_recording():
-                    _end(span, call)
+                    end(span, call)
 
         return traced
 
@@ -82,7 +88,8 @@ class Tracing(Middleware):
 def event_carrier(call: Call) -> Mapping[str, str]:
     """Return the headers that hold an event's trace.
 
-    The event's own `traceparent` names its publisher; daprd's header, where it continues that trace, the delivery.
+    The event's own `traceparent` names its publisher; daprd's header, where it continues that trace, the delivery. The
+    `tracestate` is the event's in both cases: daprd has none on a delivery.
     """
     event = call.event
     if event is None:
@@ -90,12 +97,11 @@ def event_carrier(call: Call) -> Mapping[str, str]:
     published = event.extensions.get("traceparent")
     if not isinstance(published, str) or not _trace_id(published).strip("0"):
         return call.headers
-    if _trace_id(call.headers.get("traceparent", "")) == _trace_id(published):
-        return call.headers
-    return {
-        **call.headers,
-        **{key: value for key, value in event.extensions.items() if key in _TRACE_KEYS and isinstance(value, str)},
-    }
+    headers = {key: value for key, value in call.headers.items() if key not in _TRACE_KEYS}
+    delivery = call.headers.get("traceparent", "")
+    headers["traceparent"] = delivery if _trace_id(delivery) == _trace_id(published) else published
+    state = event.extensions.get("tracestate")
+    return {**headers, "tracestate": state} if isinstance(state, str) and state else headers
 
 
 def _headers(call: Call) -> Mapping[str, str]:
@@ -106,67 +112,83 @@ def _trace_id(traceparent: str) -> str:
     return traceparent[3:35]
 
 
-def _links(call: Call, parent: trace.SpanContext | None) -> tuple[Link, ...]:
-    """Return a link to the sidecar's trace, where the event's own is another."""
+def _links(call: Call, parent: SpanContext | None) -> tuple[Link, ...]:
+    """Return a link to the sidecar's span, where it recorded one in another trace than the event's."""
     sidecars, _ = extract(call.headers)
-    if sidecars is None or (parent is not None and sidecars.trace_id == parent.trace_id):
+    if sidecars is None or not sidecars.trace_flags.sampled:
+        return ()
+    if parent is not None and sidecars.trace_id == parent.trace_id:
         return ()
     return (Link(sidecars),)
 
 
 def _span_name(target: Target) -> str:
     if target.kind in RPCS:
-        service, _, method = target.name.rpartition(".")
-        return f"{service}/{method}"
-    if target.kind is Kind.EVENT and target.route is not None:
-        return f"process {getattr(target.route, 'topic', '') or target.name}"
-    return f"{target.kind} {target.name}" if target.kind is not Kind.INVOKE else target.name
+        return _method(target)
+    if target.kind is Kind.EVENT:
+        return f"process {target.source}"
+    return f"{target.kind} {target.source or target.name}"
+
+
+def _method(target: Target) -> str:
+    service, _, method = target.name.rpartition(".")
+    return f"{service}/{method}"
 
 
 def _attributes(target: Target) -> dict[str, AttributeValue]:
-    """Return what the semantic conventions have for every call of a handler."""
+    """Return what is the same for every call of a handler."""
     if target.kind in RPCS:
-        service, _, method = target.name.rpartition(".")
-        return {"rpc.system.name": "grpc", "rpc.method": f"{service}/{method}"}
+        return {"rpc.system.name": "grpc", "rpc.method": _method(target)}
+    own: dict[str, AttributeValue] = {"apibase.kind": str(target.kind), "code.function.name": target.name}
     if target.kind is Kind.EVENT:
-        route = target.route
         return {
             "messaging.system": "dapr",
             "messaging.operation.type": "process",
             "messaging.operation.name": "process",
-            "messaging.destination.name": getattr(route, "topic", ""),
-            "dapr.pubsub.name": getattr(route, "pubsub_name", ""),
-            "code.function.name": target.name,
+            "messaging.destination.name": target.source,
+            "dapr.pubsub.name": getattr(target.route, "pubsub_name", ""),
+            **own,
         }
-    return {"dapr.call.kind": str(target.kind), "code.function.name": target.name}
+    if target.kind is Kind.INVOKE:
+        return {"rpc.system.name": "grpc", "rpc.method": "dapr.proto.runtime.v1.AppCallback/OnInvoke", **own}
+    return own
 
 
-def _end(span: Span, call: Call) -> None:
-    """Write down how a call ended."""
+def _end_call(span: Span, call: Call) -> None:
+    """Write down how a call of another app ended. What is the caller's own fault is no error of this service."""
+    code = call.outcome or "UNKNOWN"
+    span.set_attribute("rpc.response.status_code", code)
+    _end(span, call, code if code in _SERVER_ERRORS else "")
+
+
+def _end_delivery(span: Span, call: Call) -> None:
+    """Write down what became of a delivery. One that was not handled is an error, also where that is the end of it."""
     outcome = call.outcome or "UNKNOWN"
-    if call.target.kind in RPCS or call.target.kind is Kind.INVOKE:
-        span.set_attribute("rpc.response.status_code", outcome)
-    else:
-        span.set_attribute("dapr.verdict", outcome)
-        _describe(span, call.event)
-    if call.failure is not None or call.reason:
-        span.set_attribute("error.type", call.failure.reason if call.failure is not None else outcome)
+    span.set_attribute("apibase.verdict", outcome)
+    _describe(span, call.event)
     error = call.error
-    if error is not None:
-        span.record_exception(error)
-    if outcome in _SERVER_ERRORS or (
-        call.target.kind not in RPCS and outcome not in _FINE and call.target.kind is not Kind.INVOKE
-    ):
-        span.set_status(Status(StatusCode.ERROR, call.reason))
+    failed = outcome not in _FINE or error is not None
+    _end(span, call, (type(error).__qualname__ if error is not None else outcome) if failed else "")
+
+
+def _end(span: Span, call: Call, error_type: str) -> None:
+    if call.reason:
+        span.set_attribute("apibase.reason", call.reason)
+    if call.error is not None and not isinstance(call.error, asyncio.CancelledError):
+        span.record_exception(call.error)
+    if error_type:
+        span.set_attribute("error.type", error_type)
+        span.set_status(Status(StatusCode.ERROR, call.reason or None))
     span.end()
 
 
 def _describe(span: Span, event: EventContext | None) -> None:
     if event is None:
         return
-    if event.id:
-        span.set_attribute("messaging.message.id", event.id)
-    if event.type:
-        span.set_attribute("cloudevents.event_type", event.type)
-    if event.source:
-        span.set_attribute("cloudevents.event_source", event.source)
+    described = {
+        "messaging.message.id": event.id,
+        "cloudevents.event_id": event.id,
+        "cloudevents.event_type": event.type,
+        "cloudevents.event_source": event.source,
+    }
+    span.set_attributes({key: value for key, value in described.items() if value})

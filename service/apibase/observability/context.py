@@ -97,10 +97,13 @@ def extract(carrier: Mapping[str, str]) -> tuple[trace.SpanContext | None, Conte
     return (found if found.is_valid else None), context
 
 
-def outbound_headers() -> dict[str, str]:
-    """Return the headers that carry the current context to another service; empty outside of a call."""
+def outbound_headers(span: trace.Span | None = None) -> dict[str, str]:
+    """Return the headers that carry the current context to another service; empty outside of a call.
+
+    `span` is that of the outbound call itself, where it has one.
+    """
     headers: dict[str, str] = {}
-    _propagator.inject(headers)
+    _propagator.inject(headers, None if span is None else trace.set_span_in_context(span))
     correlation = correlation_id()
     if correlation:
         headers[CORRELATION_HEADER] = correlation

@@ -10,11 +10,13 @@ import os
 import random
 import socket
 import threading
+import time
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from opentelemetry import context as otel_context
+from loguru import logger
 from opentelemetry import trace
-from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
@@ -28,8 +30,9 @@ from opentelemetry.sdk.trace.sampling import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Link, Span, SpanContext, SpanKind
     from opentelemetry.util.types import AttributeValue
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from apibase.settings import Settings
 
 _NAME = "apibase"
+_FLUSH_SECONDS = 5.0
 
 
 class Tracer:
@@ -45,9 +49,12 @@ class Tracer:
     Raises nothing: a call is never worse off for being traced.
     """
 
-    def __init__(self, provider: TracerProvider, ids: _PinnedIds | None) -> None:
+    def __init__(
+        self, provider: TracerProvider, ids: _PinnedIds | None, processors: Sequence[BatchSpanProcessor] = ()
+    ) -> None:
         self.provider = provider
         self._ids = ids
+        self._processors = processors
         self._tracer = provider.get_tracer(_NAME)
         self._sampler: Sampler = provider.sampler
 
@@ -56,7 +63,7 @@ class Tracer:
         name: str,
         kind: SpanKind,
         parent: SpanContext | None,
-        context: otel_context.Context,
+        context: Context,
         attributes: Mapping[str, AttributeValue],
         links: Sequence[Link] = (),
     ) -> Span:
@@ -64,18 +71,29 @@ class Tracer:
 
         `parent` is what the call came with, which `context` holds too, or None for a root.
         """
+        ids = self._ids
+        if ids is None:  # Somebody else's: its ids can't be pinned, and its sampler may count how often it is asked.
+            return self._tracer.start_span(name, context, kind, attributes, links)
         trace_id = parent.trace_id if parent is not None else random.getrandbits(128) or 1
         result = self._sampler.should_sample(context, trace_id, name, kind, attributes, links)
         if result.decision is Decision.DROP:
             return trace.NonRecordingSpan(unsampled(parent, trace_id))
-        if parent is None and self._ids is not None:
-            self._ids.pin(trace_id)
-        return self._tracer.start_span(name, context, kind, attributes, links, record_exception=False)
+        if parent is None:
+            ids.pin(trace_id)
+        return self._tracer.start_span(name, context, kind, attributes, links)
 
     def flush(self) -> None:
-        """Export what waits to be exported, in a few seconds at most, and end."""
-        self.provider.force_flush(5000)
-        self.provider.shutdown()
+        """Export what waits to be exported, in 5 s at most, and end; somebody else's provider goes on."""
+        # In threads of their own: the SDK's ways to flush take no notice of the time that they are given.
+        works: list[Callable[[], object]] = [processor.shutdown for processor in self._processors]
+        threads = [threading.Thread(target=work, daemon=True) for work in works or [self.provider.force_flush]]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + _FLUSH_SECONDS
+        for thread in threads:
+            thread.join(max(end - time.monotonic(), 0))
+        if any(thread.is_alive() for thread in threads):
+            logger.warning("not all spans could be exported within {:.0f} s; the rest is lost", _FLUSH_SECONDS)
 
 
 def unsampled(parent: SpanContext | None, trace_id: int) -> SpanContext:
@@ -83,6 +101,16 @@ def unsampled(parent: SpanContext | None, trace_id: int) -> SpanContext:
     if parent is not None:
         return parent
     return trace.SpanContext(trace_id, random.getrandbits(64) or 1, is_remote=False)
+
+
+def current_tracer() -> trace.Tracer:
+    """Return the tracer for spans within a span that is recorded."""
+    return _tracer_of(trace.get_tracer_provider())
+
+
+@lru_cache(maxsize=1)
+def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
+    return provider.get_tracer(_NAME)
 
 
 class _PinnedIds(IdGenerator):
@@ -106,26 +134,33 @@ class _PinnedIds(IdGenerator):
 def configure_tracing(settings: Settings) -> Tracer | None:
     """Make a tracer as the settings say; None where no exporter is named, nor a provider was set by somebody else.
 
-    A provider that the process has already (`opentelemetry-instrument`, a test) is used as it is.
+    A provider that the process has already (`opentelemetry-instrument`, a test) is used as it is. `OTEL_SDK_DISABLED` wins
+    over all of it.
     """
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
     there = trace.get_tracer_provider()
     if isinstance(there, TracerProvider):
-        return Tracer(there, there.id_generator if isinstance(there.id_generator, _PinnedIds) else None)
+        return Tracer(there, None)
     exporters = [_exporter(name, settings) for name in settings.traces_exporters]
     if not exporters:
         return None
     ids = _PinnedIds()
-    resource = Resource.create(
-        {
-            SERVICE_NAME: settings.otel_service_name or settings.app_id,
-            SERVICE_INSTANCE_ID: f"{socket.gethostname()}-{os.getpid()}",
-        }
+    provider = TracerProvider(
+        sampler=_sampler(settings), resource=_resource(settings), id_generator=ids, shutdown_on_exit=False
     )
-    provider = TracerProvider(sampler=_sampler(settings), resource=resource, id_generator=ids, shutdown_on_exit=False)
-    for exporter in exporters:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+    processors = [BatchSpanProcessor(exporter) for exporter in exporters]
+    for processor in processors:
+        provider.add_span_processor(processor)
     trace.set_tracer_provider(provider)
-    return Tracer(provider, ids)
+    return Tracer(provider, ids, processors)
+
+
+def _resource(settings: Settings) -> Resource:
+    """Return who makes the spans; what OTEL_RESOURCE_ATTRIBUTES names stands, but for a name that OTEL_SERVICE_NAME gives."""
+    own = {SERVICE_NAME: settings.app_id, SERVICE_INSTANCE_ID: f"{socket.gethostname()}-{os.getpid()}"}
+    named = {SERVICE_NAME: settings.otel_service_name} if settings.otel_service_name else {}
+    return Resource.create({**own, **OTELResourceDetector().detect().attributes, **named})
 
 
 def _exporter(name: str, settings: Settings) -> SpanExporter:
