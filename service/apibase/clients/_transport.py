@@ -18,6 +18,7 @@ from dapr.conf.helpers import GrpcEndpoint
 from dapr.proto import api_service_v1, api_v1
 from loguru import logger
 
+from apibase.clients._metrics import CallMetrics
 from apibase.clients._spans import CallSpans, end_unmade, end_with
 from apibase.contract.reasons import chassis_reason
 from apibase.deadline import deadline
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
+    from apibase.observability.metrics import Metrics
     from apibase.settings import Settings
 
 T = TypeVar("T")
@@ -47,13 +49,14 @@ class Sidecar:
     """This app's connection to its sidecar, shared by all clients; opened in the running loop by the first call.
 
     Nothing blocks the loop: not the constructor, and not opening (the SDK's own constructor waits for the sidecar's HTTP
-    health synchronously; `client` is one that does not).
+    health synchronously; `client` is one that does not). With `metrics`, its calls are counted and timed there.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
         self._token = settings.dapr_api_token
         self._endpoint = GrpcEndpoint(settings.sidecar_address)
+        self._metrics = CallMetrics(metrics) if metrics is not None else None
         self._channel: grpc.aio.Channel | None = None
         self._client: DaprClient | None = None
 
@@ -71,7 +74,8 @@ class Sidecar:
 
     def channel(self, *, app_id: str | None = None) -> grpc.aio.Channel:
         """Return a channel to the sidecar's own API, or through it to another app's services."""
-        return _DressedChannel(self._open, self._headers(app_id), self._settings.call_timeout, self._server(app_id))
+        timeout = self._settings.call_timeout
+        return _DressedChannel(self._open, self._headers(app_id), timeout, self._server(app_id), self._metrics)
 
     def _server(self, app_id: str | None) -> Mapping[str, AttributeValue]:
         """Who answers, by the names of the semantic conventions: behind the sidecar, it is the app."""
@@ -197,36 +201,45 @@ class _DressedChannel(grpc.aio.Channel):
         headers: tuple[tuple[str, str], ...],
         call_timeout: float,
         server: Mapping[str, AttributeValue],
+        metrics: CallMetrics | None,
     ) -> None:
         self._open = open_channel
         self._headers = headers
         self._call_timeout = call_timeout
         self._server = server
+        self._metrics = metrics
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return self._method(
-            method, lambda opened: opened.unary_unary(method, *args, **kwargs), self._headers, self._call_timeout
+            "unary",
+            method,
+            lambda opened: opened.unary_unary(method, *args, **kwargs),
+            self._headers,
+            self._call_timeout,
         )
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._stream(method, lambda opened: opened.unary_stream(method, *args, **kwargs))
+        return self._stream("server_stream", method, lambda opened: opened.unary_stream(method, *args, **kwargs))
 
     def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._stream(method, lambda opened: opened.stream_unary(method, *args, **kwargs))
+        return self._stream("client_stream", method, lambda opened: opened.stream_unary(method, *args, **kwargs))
 
     def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._stream(method, lambda opened: opened.stream_stream(method, *args, **kwargs))
+        return self._stream("bidi_stream", method, lambda opened: opened.stream_stream(method, *args, **kwargs))
 
-    def _stream(self, method: str, make: Callable[[grpc.aio.Channel], Callable[..., Any]]) -> _Method:
-        return self._method(method, make, self._stream_headers(), None)
+    def _stream(self, kind: str, method: str, make: Callable[[grpc.aio.Channel], Callable[..., Any]]) -> _Method:
+        return self._method(kind, method, make, self._stream_headers(), None)
 
     def _method(
         self,
+        kind: str,
         method: str,
         make: Callable[[grpc.aio.Channel], Callable[..., Any]],
         headers: tuple[tuple[str, str], ...],
         call_timeout: float | None,
     ) -> _Method:
+        if self._metrics is not None:
+            make = self._metrics.measuring(method, kind, make)
         return _Method(self._open, make, headers, call_timeout, CallSpans(method, self._server))
 
     def _stream_headers(self) -> tuple[tuple[str, str], ...]:
