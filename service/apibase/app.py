@@ -91,8 +91,10 @@ class App(Decorators):
         routes = RouteTable()
         super().__init__(routes, server_options.get("thread_pool"))
         self.settings = _changed(settings or Settings(), max_message_bytes=max_grpc_message_length)
-        self.sidecar = Sidecar(self.settings)
+        self.telemetry = Telemetry(self.settings)
+        self.sidecar = Sidecar(self.settings, self.telemetry.metrics)
         self.health = Health()
+        self.telemetry.metrics.ready.set_function(lambda: self.health.ready)
         self.port = 0
         self._server_options = server_options
         self._services: list[tuple[ServiceDescriptor, object]] = []
@@ -105,7 +107,6 @@ class App(Decorators):
         self._made_chain: Chain | None = None
         self._hooks = LifecycleHooks()
         self._streaming = StreamingSubscriptions(self.settings, routes, self._chain, self._thread_pool)
-        self.telemetry = Telemetry(self.settings)
 
     @property
     def invocation(self) -> ServiceInvocationClient:
