@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
-import signal
-import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
-import grpc
-from dapr.proto.runtime.v1 import appcallback_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from loguru import logger
 
-from apibase.app_channel import AppChannelAlphaServicer, AppChannelServicer
-from apibase.callback_requests import callback_handlers
+from apibase import process
 from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateManager
 from apibase.clients._transport import sidecar_call
-from apibase.contract import ContractError, servicer_contract
+from apibase.contract import servicer_contract
 from apibase.contract.components import check_components, check_deduplication_store, deduplicates
 from apibase.dead_letters import DeadLetters
 from apibase.dead_letters.archive import DeadLetterArchive
@@ -29,24 +20,22 @@ from apibase.decorators import Decorators, ServerOptions
 from apibase.deduplication import Deduplicator
 from apibase.delivery import TopicDelivery
 from apibase.errors import SidecarError
-from apibase.health import AppHealthServicer, Health, HealthServicer
+from apibase.health import Health
 from apibase.jobs import JobRegistrar
 from apibase.lifecycle import LifecycleHooks
-from apibase.middleware.app_token import AppToken
 from apibase.middleware.chain import CHAIN_ATTRIBUTE
 from apibase.middleware.standard import standard_chain
-from apibase.observability import configure_logging, flush_logs, prepare_loop
 from apibase.observability.telemetry import Telemetry
 from apibase.routes import RouteTable
-from apibase.rpc import rpc_handlers
+from apibase.server import Parts, bind, build_server
 from apibase.settings import Settings
 from apibase.streaming.history import StreamRequest
 from apibase.streaming.subscriptions import StreamingSubscriptions
-from apibase.threads import at_work
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    import grpc
     from google.protobuf.descriptor import ServiceDescriptor
 
     from apibase.events import EventContext
@@ -56,13 +45,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 H = TypeVar("H", bound="Callable[[], Awaitable[object]]")
-
-_COLLECT_AFTER = 10_000  # objects
-_CALLBACK = appcallback_pb2.DESCRIPTOR.services_by_name
-_RECEIVE = "grpc.max_receive_message_length"
-_MOST = 2**31 - 1
-_HEADROOM = 16  # an event that is so many times too large is still told by itself
-_ENVELOPE = 1024 * 1024  # what an event's attributes and extensions take beside its data
 
 
 class App(Decorators):
@@ -245,59 +227,13 @@ class App(Decorators):
             logger.debug("the sidecar does not take {}: {}", CHAIN_ATTRIBUTE, error)
 
     async def _listen(self) -> None:
-        given = dict(self._server_options.get("options", ()))
-        max_bytes = _max_bytes(given.get(_RECEIVE), self.settings.max_message_bytes)
-        options = {
-            "grpc.max_send_message_length": self.settings.max_message_bytes,
-            # Two processes on one port would share its calls unseen.
-            "grpc.so_reuseport": 0,
-            **given,
-            # More than the app takes: what the server refuses, daprd brings again, with all of its batch.
-            _RECEIVE: min(max_bytes * max(_HEADROOM, self._routes.largest_batch) + _ENVELOPE, _MOST),
-        }
-        server = grpc.aio.server(
-            self._thread_pool,
-            interceptors=self._server_options.get("interceptors"),
-            options=list(options.items()),
-            maximum_concurrent_rpcs=self._server_options.get("maximum_concurrent_rpcs"),
-            compression=self._server_options.get("compression"),
-        )
-        chain = self._chain()
-        for service, servicer in self._services:
-            server.add_generic_rpc_handlers((rpc_handlers(service, servicer, chain, max_bytes),))
-        server.add_generic_rpc_handlers(self._external.behind(AppToken(self.settings.app_api_token)))
-        channel = AppChannelServicer(self._routes, chain, max_bytes)
-        server.add_generic_rpc_handlers(
-            (
-                callback_handlers(_CALLBACK["AppCallback"], channel),
-                callback_handlers(_CALLBACK["AppCallbackAlpha"], AppChannelAlphaServicer(channel)),
-                callback_handlers(_CALLBACK["AppCallbackHealthCheck"], AppHealthServicer(self.health)),
-            )
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), server)
-        names = self._external.names
-        self.health.declare(names)
-        if self.settings.reflection:
-            reflection.enable_server_reflection(
-                (
-                    *names,
-                    _CALLBACK["AppCallback"].full_name,
-                    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-                    reflection.SERVICE_NAME,
-                ),
-                server,
-            )
-        host = self.settings.app_host
-        address = f"[{host}]:{self.settings.app_port}" if ":" in host else f"{host}:{self.settings.app_port}"
-        try:
-            self.port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            message = f"cannot listen on {address} (APP_HOST, APP_PORT): {error}"
-            raise OSError(message) from error
+        parts = Parts(self._routes, self._chain(), self._services, self._external, self.health)
+        server = build_server(self.settings, self._server_options, self._thread_pool, parts)
+        self.port = bind(server, self.settings)
         self._server = server
         await server.start()
         logger.bind(
-            services=names,
+            services=self._external.names,
             topics=[f"{each.pubsub_name}/{each.topic}" for each in self._routes.subscriptions],
             bindings=list(self._routes.bindings),
             jobs=list(self._routes.jobs),
@@ -328,46 +264,7 @@ class App(Decorators):
 
         Returns the exit code: 0; 1 when the start failed; 2 when the sidecar lacks a component that a contract names.
         """
-        loop = asyncio.get_running_loop()
-        prepare_loop(loop, self.settings)
-        ended = asyncio.Event()
-        received: list[signal.Signals] = []
-
-        def on_signal(number: signal.Signals) -> None:
-            received.append(number)
-            ended.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal, number)
-        starting = asyncio.ensure_future(self.start())
-        waiting = asyncio.ensure_future(ended.wait())
-        try:
-            await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                starting.result()
-            await waiting
-        except (SidecarError, OSError) as error:
-            logger.error("{} could not start: {}", self.settings.app_id, error)
-            return 1
-        except ContractError as error:
-            logger.error("{} could not start: wrong contract: {}", self.settings.app_id, error)
-            return 2
-        finally:
-            starting.cancel()
-            waiting.cancel()
-            await asyncio.gather(starting, waiting, return_exceptions=True)
-            if received:
-                logger.info(
-                    "{} received {}: draining for at most {:.0f} s",
-                    self.settings.app_id,
-                    received[0].name,
-                    self.settings.drain_timeout,
-                )
-            await self.stop()
-            logger.info("{} stopped", self.settings.app_id)
-            flush_logs()
-            await logger.complete()
-        return 0
+        return await process.serve(self)
 
     def run(self, app_port: int | None = None, listen_address: str | None = None) -> None:
         """Set logging up, serve until a signal ends it, and exit the process with its code.
@@ -375,41 +272,7 @@ class App(Decorators):
         Port and address win over the settings'.
         """
         self.settings = _changed(self.settings, app_port=app_port, app_host=listen_address)
-        configure_logging(self.settings)
-        _spare_the_collector()
-        if sys.platform == "win32":
-            _exit(asyncio.run(self.serve()))
-        import uvloop  # noqa: PLC0415 - only where it is needed
-
-        _exit(uvloop.run(self.serve()))
-
-
-def _exit(code: int) -> NoReturn:
-    """End the process, with what still runs in threads: the interpreter would wait for those, for as long as they take."""
-    left = at_work()
-    if left:
-        logger.warning("ended while functions ran in threads, which can't be cancelled: {}", ", ".join(sorted(left)))
-        sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-def _max_bytes(option: object, setting: int) -> int:
-    """Return the largest message that the app takes: gRPC's own option wins, and its -1 is no limit."""
-    if not isinstance(option, int):
-        return setting
-    return option if option >= 0 else _MOST
-
-
-def _spare_the_collector() -> None:
-    """Keep what is loaded at the start out of garbage collections, and have fewer of them.
-
-    The calls in flight outnumber the default threshold of 700 objects; each collection that they set off would in time walk
-    through every module that was ever imported: tens of milliseconds, in which nobody is answered.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, 50, 50)
+        process.run(self)
 
 
 def _changed(settings: Settings, **given: object) -> Settings:

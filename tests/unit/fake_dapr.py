@@ -53,6 +53,7 @@ class FakeDapr(api_service_v1.DaprServicer):
         self.capabilities = {"statestore": ["ETAG", "TRANSACTIONAL", "TTL"]}
         self.rows: dict[str, Row] = {}
         self.published: list[api_v1.PublishEventRequest] = []
+        self.attributes: dict[str, str] = {}
         self.calls: list[Call] = []
         self._token = token
         self._handlers = handlers
@@ -114,6 +115,11 @@ class FakeDapr(api_service_v1.DaprServicer):
                 for name, kind in self.components.items()
             ],
         )
+
+    async def SetMetadata(self, request: Any, context: Context) -> Any:
+        await self._take("SetMetadata", request, context)
+        self.attributes[request.key] = request.value
+        return Empty()
 
     async def GetState(self, request: Any, context: Context) -> Any:
         await self._take("GetState", request, context)

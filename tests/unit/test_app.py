@@ -186,7 +186,7 @@ async def test_a_call_in_flight_ends_before_the_process_does(
 
         assert (await call).text == "wait"
         assert await process == 0
-    told = [line["message"] for line in log.of(level="INFO", logger="apibase.app")]
+    told = [line["message"] for line in log.of(level="INFO", logger="apibase.process")]
     assert told[-2:] == ["desk received SIGTERM: draining for at most 5 s", "desk stopped"]
 
 

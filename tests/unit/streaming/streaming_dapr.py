@@ -99,6 +99,7 @@ class StreamingDapr(FakeDapr):
         service, method = METHOD[1:].split("/")
         requests = {
             "GetMetadata": api_v1.GetMetadataRequest,
+            "SetMetadata": api_v1.SetMetadataRequest,
             "GetState": api_v1.GetStateRequest,
             "PublishEvent": api_v1.PublishEventRequest,
         }
