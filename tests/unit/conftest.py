@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
 import logging
 import shutil
 import sys
@@ -23,6 +22,7 @@ from apibase.observability import configure_logging, flush_logs
 from apibase.rpc import rpc_handlers
 from tests.unit.chains import chain
 from tests.unit.fake_dapr import FakeDapr
+from tests.unit.log_schema import valid_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -103,7 +103,7 @@ class Log:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.text.splitlines()]
+        return [valid_line(line) for line in self.text.splitlines()]
 
     def of(self, **fields: object) -> list[dict[str, Any]]:
         """Return the lines that have these fields."""

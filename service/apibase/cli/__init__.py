@@ -13,6 +13,7 @@ COMMANDS = {
     "gen": "apibase.cli.gen:gen",
     "routes": "apibase.cli.routes:routes",
     "dlq": "apibase.cli.dlq:dlq",
+    "log-level": "apibase.cli.log_level:log_level",
     "breaking": "apibase.cli.breaking:breaking",
 }
 """Every command: its name, and the function that is it, or the `typer.Typer` of a group. Adding one is a line here."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from apibase.local.errors import StackError
 from apibase.local.instance import Instance, app_environment, choose_ports, dapr_variables, plan_app, without_proxy
+from apibase.local.log_levels import VARIABLE, levels_file
 from apibase.local.sidecar import Platform, plan_sidecar
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class InstancePlanner:
         )
         service = None
         if app.started_by_us:
-            env = app_environment(os.environ, given, dapr_variables(app, ports))
+            levels = {VARIABLE: str(levels_file(self._run, app.app_id))}
+            env = app_environment(os.environ, levels, given, dapr_variables(app, ports))
             log = self._logs / f"{label}.log"
             service = plan_app(app, label, ports, env, log, foreground=app.app_id == options.foreground)
         return Instance(app, replica, label, ports, sidecar, service)
