@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apibase.local.binaries.cache import cache_folder, ensure
 from apibase.local.binaries.child import run_logged, tail
@@ -15,18 +16,22 @@ from apibase.local.binaries.pinned import digest, host_platform, tools_folder
 from apibase.local.binaries.report import ToolMissing, to_stderr
 from apibase.local.errors import with_tail
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _PACKAGE = "github.com/bojand/ghz/cmd/ghz"
 _LEAST_GO = (1, 23)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What ghz saw: calls that ended OK in a second, calls that did not end so, and latencies in milliseconds."""
+    """What ghz saw: calls that ended OK in a second, calls that did not end so, latencies in milliseconds, how long it took."""
 
     per_second: float
     failed: int
     p50: float
     p99: float
+    seconds: float
 
 
 def ghz() -> Path:
@@ -57,12 +62,32 @@ def ghz() -> Path:
     return folder / "ghz"
 
 
-async def load(address: str, method: str, request: bytes, *, protoset: Path, callers: int, seconds: float) -> Load:
-    """Call a method for some seconds over one connection, as daprd has one, and return what came of it."""
+async def load(
+    address: str,
+    method: str,
+    request: bytes,
+    *,
+    protoset: Path,
+    callers: int,
+    seconds: float = 0.0,
+    calls: int = 0,
+    messages: int = 0,
+    headers: Mapping[str, str] | None = None,
+    core: int | None = None,
+) -> Load:
+    """Call a method over one connection, as daprd has one, and return what came of it.
+
+    It goes on for some `seconds`, or until a number of `calls` is reached; each call has a deadline of 20 s. Where requests stream,
+    each call sends the request so many times as `messages` says. With a `core`, ghz runs on that one alone.
+    """
     process = await asyncio.create_subprocess_exec(
+        *pinned(core),
         ghz(),
         *("--insecure", "--protoset", str(protoset), "--call", method, "--binary"),
-        *("--concurrency", str(callers), "--connections", "1", "--duration", f"{seconds}s", "--duration-stop", "wait"),
+        *("--concurrency", str(callers), "--connections", "1", "--timeout", "20s"),
+        *(("--total", str(calls)) if calls else ("--duration", f"{seconds}s", "--duration-stop", "wait")),
+        *(("--stream-call-count", str(messages)) if messages else ()),
+        *(("--metadata", json.dumps(headers)) if headers else ()),
         *("--format", "json", address),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -81,4 +106,9 @@ async def load(address: str, method: str, request: bytes, *, protoset: Path, cal
     good = ended.pop("OK", 0)
     latencies = {each["percentage"]: each["latency"] / 1e6 for each in report["latencyDistribution"] or ()}
     took = report["total"] / 1e9
-    return Load(good / took, sum(ended.values()), latencies.get(50, 0.0), latencies.get(99, 0.0))
+    return Load(good / took, sum(ended.values()), latencies.get(50, 0.0), latencies.get(99, 0.0), took)
+
+
+def pinned(core: int | None) -> tuple[str, ...]:
+    """Return what goes before a command so that it runs on one core."""
+    return () if core is None else ("taskset", "--cpu-list", str(core))

@@ -1,0 +1,3 @@
+from tests.bench.chain.command import main
+
+main()
