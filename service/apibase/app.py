@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import grpc
     from google.protobuf.descriptor import ServiceDescriptor
 
+    from apibase.clients.outbound import OutboundMiddleware
     from apibase.events import EventContext
     from apibase.middleware import Middleware
     from apibase.middleware.chain import Chain
@@ -113,6 +114,13 @@ class App(Decorators):
             raise RuntimeError("the app has started; add middleware before that")
         self._middleware += middleware
 
+    def add_outbound_middleware(self, *middleware: OutboundMiddleware) -> None:
+        """Have every call of the app's own pass these too, innermost, unless the setting `outbound_middleware` says otherwise.
+
+        Raises `RuntimeError` when calls have been made.
+        """
+        self.sidecar.outbound.add(*middleware)
+
     def _chain(self) -> Chain:
         """Return the chain, which is made when it is first needed."""
         if self._made_chain is None:
@@ -186,11 +194,14 @@ class App(Decorators):
         return self._streaming.all
 
     async def start(self, app_port: int | None = None, listen_address: str | None = None) -> None:
-        """Listen on the app channel, wait for the sidecar, then be ready. Raises `SidecarError` when it does not come.
+        """Listen on the app channel, wait for the sidecar, then be ready.
+
+        Raises `SidecarError` when it does not come, `ContractError` for what contract, code and settings contradict.
 
         Port and address win over the settings'; port 0 picks a free one, which `port` says.
         """
         self.settings = _changed(self.settings, app_port=app_port, app_host=listen_address)
+        self.sidecar.outbound.order()
         store_name = self.settings.deduplication_store
         if deduplicates(self._routes, store_name):
             lease = timedelta(seconds=self.settings.deduplication_lease)

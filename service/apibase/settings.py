@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         validation_alias="APIBASE_MIDDLEWARE",
         description="What every inbound call passes, by name, the outermost first, with commas between; empty: all, as they come.",
     )
+    outbound_middleware: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        validation_alias="APIBASE_OUTBOUND_MIDDLEWARE",
+        description="What every outbound call passes, likewise.",
+    )
     rate_limit: float = Field(
         0.0,
         ge=0,
@@ -206,7 +211,7 @@ class Settings(BaseSettings):
                 GrpcEndpoint(value)
         return value
 
-    @field_validator("middleware", mode="before")
+    @field_validator("middleware", "outbound_middleware", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value

@@ -24,6 +24,7 @@ GIVEN = {
     "APIBASE_DEAD_LETTER_STORE": ("dead_letter_store", "statestore", "statestore"),
     "APIBASE_DEAD_LETTER_TTL": ("dead_letter_ttl", "60", 60.0),
     "APIBASE_MIDDLEWARE": ("middleware", "tracing, errors", ("tracing", "errors")),
+    "APIBASE_OUTBOUND_MIDDLEWARE": ("outbound_middleware", "identity", ("identity",)),
     "APIBASE_RATE_LIMIT": ("rate_limit", "100", 100.0),
     "APIBASE_RATE_BURST": ("rate_burst", "10", 10),
     "APIBASE_CONCURRENCY_LIMIT": ("concurrency_limit", "50", 50),

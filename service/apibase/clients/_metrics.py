@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dapr.proto.runtime.v1 import dapr_pb2
 
+from apibase.clients.outbound import OutboundMiddleware
 from apibase.observability.series import OTHER, BoundedLabel
 
 if TYPE_CHECKING:
@@ -15,10 +16,9 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from apibase.observability.metrics import Metrics
+    from apibase.clients.outbound import OutboundCall, OutboundTarget, Start
+    from apibase.observability.metrics import Metrics as Families
     from apibase.observability.series import Count, Timing
-
-    MultiCallable = Callable[..., Any]
 
 _DAPR = dapr_pb2.DESCRIPTOR.services_by_name["Dapr"]
 _MOST_METHODS = 500
@@ -50,35 +50,30 @@ def building_block(operation: str) -> str:
     return next((block for word, block in _BLOCK_BY_WORD.items() if word in operation), OTHER)
 
 
-class CallMetrics:
-    """Measures the methods of stubs. `kind` is what `grpc_type` says of one."""
+class Metrics(OutboundMiddleware):
+    """Counts and times calls: of the sidecar's API as `apibase_building_block_…`, of other apps as `grpc_client_…`."""
 
-    def __init__(self, families: Metrics) -> None:
+    def __init__(self, families: Families) -> None:
         self._families = families
         self._methods = BoundedLabel(_MOST_METHODS)
         self._measures: dict[tuple[str, str], _Measure] = {}
 
-    def measuring(
-        self, path: str, kind: str, make: Callable[[grpc.aio.Channel], MultiCallable]
-    ) -> Callable[[grpc.aio.Channel], MultiCallable]:
-        """Return what makes a stub's method of a channel as `make` does, and measures it; nothing is counted before it is called."""
-        return lambda channel: self._measured(path, kind, make(channel))
-
-    def _measured(self, path: str, kind: str, method: MultiCallable) -> MultiCallable:
-        path = self._methods.value(path)
-        measure = self._measures.get((path, kind))
+    def wrap(self, target: OutboundTarget, start: Start) -> Start:
+        """Measure the calls of a method; nothing is counted before it is called."""
+        method, kind = self._methods.value(target.method), str(target.kind)
+        measure = self._measures.get((method, kind))
         if measure is None:
-            measure = self._measures[path, kind] = _measure(self._families, path, kind)
+            measure = self._measures[method, kind] = _measure(self._families, method, kind)
         begin, end = measure.begin, measure.end
 
-        def call(*request: object, **options: object) -> Any:  # noqa: ANN401 - a call of one of gRPC's four kinds
+        def measured(call: OutboundCall) -> grpc.aio.Call:
             began = time.perf_counter()
-            made = method(*request, **options)
+            made = start(call)
             begin()
             made.add_done_callback(partial(end, began))
             return made
 
-        return call
+        return measured
 
 
 class _Measure:
@@ -105,7 +100,7 @@ class _Measure:
         count.value += 1
 
 
-def _measure(families: Metrics, path: str, kind: str) -> _Measure:
+def _measure(families: Families, path: str, kind: str) -> _Measure:
     service, _, method = path.lstrip("/").rpartition("/")
     if service == _DAPR.full_name:
         labels = (building_block(method), method) if method in _DAPR.methods_by_name else (OTHER, OTHER)

@@ -42,7 +42,7 @@ class CallSpans:
         }
         self._publishes = self._name == _PUBLISH or self._name in _BULK_PUBLISH
 
-    def begin(self, request: tuple[Any, ...]) -> tuple[Span, tuple[Any, ...]] | None:
+    def begin(self, request: Any) -> tuple[Span, Any] | None:  # noqa: ANN401 - of whatever method
         """Return the span of a call that is to be made now, and the request to make it with; None where there is no span.
 
         An event that is published carries the span on, unless its publisher has put another trace on it.
@@ -52,11 +52,11 @@ class CallSpans:
         tracer = current_tracer()
         if not self._publishes:
             return tracer.start_span(self._name, kind=SpanKind.CLIENT, attributes=self._attributes), request
-        event = request[0]
+        event = request
         span = tracer.start_span(
             f"publish {event.topic}", kind=SpanKind.PRODUCER, attributes=self._attributes | self._published(event)
         )
-        return span, request if self._name in _BULK_PUBLISH else (_carrying(event, span), *request[1:])
+        return span, request if self._name in _BULK_PUBLISH else _carrying(event, span)
 
     def _published(self, event: api_v1.PublishEventRequest | api_v1.BulkPublishRequest) -> dict[str, AttributeValue]:
         attributes: dict[str, AttributeValue] = {

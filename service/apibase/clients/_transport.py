@@ -1,7 +1,7 @@
 """The one connection to the sidecar: a channel whose every call carries token, trace context, deadline and app id.
 
-Calls are dressed where a stub's method is called, not by interceptors: one mechanism for all four kinds of rpc (an
-interceptor class that subclasses several is registered for one of them only), and no interceptor task per call.
+Calls pass the outbound chain where a stub's method is called, not interceptors of gRPC's: one mechanism for all four kinds of
+rpc (an interceptor class that subclasses several is registered for one of them only), and no interceptor task per call.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from dapr.conf.helpers import GrpcEndpoint
 from dapr.proto import api_service_v1, api_v1
 from loguru import logger
 
-from apibase.clients._metrics import CallMetrics
-from apibase.clients._spans import CallSpans, end_unmade, end_with
+from apibase.clients._metrics import Metrics
+from apibase.clients._standard import Deadline, Identity, Tracing
+from apibase.clients.outbound import OutboundCall, OutboundChain, OutboundMiddleware, OutboundTarget
 from apibase.contract.reasons import chassis_reason
-from apibase.deadline import deadline
 from apibase.errors import SidecarError, SidecarUnavailable
-from apibase.observability import outbound_headers
+from apibase.middleware.call import Kind
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
-    from apibase.observability.metrics import Metrics
+    from apibase.clients.outbound import Start
+    from apibase.observability.metrics import Metrics as Families
     from apibase.settings import Settings
 
 T = TypeVar("T")
 
-_TOKEN_HEADER = "dapr-api-token"  # noqa: S105 - a header's name
 _SIDECAR_ERROR = chassis_reason(errors_pb2.ERROR_REASON_SIDECAR_ERROR)
 _ATTEMPT_SECONDS = 2.0
 _RETRY_SECONDS = 0.1
@@ -52,11 +51,18 @@ class Sidecar:
     health synchronously; `client` is one that does not). With `metrics`, its calls are counted and timed there.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+    def __init__(self, settings: Settings, metrics: Families | None = None) -> None:
         self._settings = settings
-        self._token = settings.dapr_api_token
         self._endpoint = GrpcEndpoint(settings.sidecar_address)
-        self._metrics = CallMetrics(metrics) if metrics is not None else None
+        token = settings.dapr_api_token
+        built_in: list[OutboundMiddleware] = [
+            Tracing(self._names()),
+            *([Metrics(metrics)] if metrics is not None else []),
+            Deadline(settings.call_timeout),
+            Identity(token.get_secret_value() if token else ""),
+        ]
+        self.outbound = OutboundChain(built_in, settings.outbound_middleware if metrics is not None else ())
+        """What every call passes."""
         self._channel: grpc.aio.Channel | None = None
         self._client: DaprClient | None = None
 
@@ -74,21 +80,12 @@ class Sidecar:
 
     def channel(self, *, app_id: str | None = None) -> grpc.aio.Channel:
         """Return a channel to the sidecar's own API, or through it to another app's services."""
-        timeout = self._settings.call_timeout
-        return _DressedChannel(self._open, self._headers(app_id), timeout, self._server(app_id), self._metrics)
+        return _ChainedChannel(self._open, self.outbound, app_id or "")
 
-    def _server(self, app_id: str | None) -> Mapping[str, AttributeValue]:
-        """Who answers, by the names of the semantic conventions: behind the sidecar, it is the app."""
-        if app_id is not None:
-            return {"server.address": app_id}
+    def _names(self) -> Mapping[str, AttributeValue]:
+        """The sidecar, by the names of the semantic conventions."""
         port = self._endpoint.port_as_int
         return {"server.address": self._endpoint.hostname, **({"server.port": port} if port else {})}
-
-    def _headers(self, app_id: str | None) -> tuple[tuple[str, str], ...]:
-        headers = [(_TOKEN_HEADER, self._token.get_secret_value())] if self._token else []
-        if app_id is not None:
-            headers.append(("dapr-app-id", app_id))
-        return tuple(headers)
 
     def _open(self) -> grpc.aio.Channel:
         if self._channel is None:
@@ -192,60 +189,36 @@ class _Client(DaprClient):
         self._stub = api_service_v1.DaprStub(channel)  # type: ignore[no-untyped-call]
 
 
-class _DressedChannel(grpc.aio.Channel):
-    """A channel that opens late and dresses every call; a stub can be made of it before any loop runs."""
+class _ChainedChannel(grpc.aio.Channel):
+    """A channel that opens late, and whose every call passes the outbound chain; a stub can be made of it before any loop runs."""
 
-    def __init__(
-        self,
-        open_channel: Callable[[], grpc.aio.Channel],
-        headers: tuple[tuple[str, str], ...],
-        call_timeout: float,
-        server: Mapping[str, AttributeValue],
-        metrics: CallMetrics | None,
-    ) -> None:
+    def __init__(self, open_channel: Callable[[], grpc.aio.Channel], chain: OutboundChain, app_id: str) -> None:
         self._open = open_channel
-        self._headers = headers
-        self._call_timeout = call_timeout
-        self._server = server
-        self._metrics = metrics
+        self._chain = chain
+        self._app_id = app_id
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._method(
-            "unary",
-            method,
-            lambda opened: opened.unary_unary(method, *args, **kwargs),
-            self._headers,
-            self._call_timeout,
-        )
+        return self._method(Kind.UNARY, method, lambda opened: opened.unary_unary, args, kwargs)
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._stream("server_stream", method, lambda opened: opened.unary_stream(method, *args, **kwargs))
+        return self._method(Kind.SERVER_STREAM, method, lambda opened: opened.unary_stream, args, kwargs)
 
     def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._stream("client_stream", method, lambda opened: opened.stream_unary(method, *args, **kwargs))
+        return self._method(Kind.CLIENT_STREAM, method, lambda opened: opened.stream_unary, args, kwargs)
 
     def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._stream("bidi_stream", method, lambda opened: opened.stream_stream(method, *args, **kwargs))
-
-    def _stream(self, kind: str, method: str, make: Callable[[grpc.aio.Channel], Callable[..., Any]]) -> _Method:
-        return self._method(kind, method, make, self._stream_headers(), None)
+        return self._method(Kind.BIDI_STREAM, method, lambda opened: opened.stream_stream, args, kwargs)
 
     def _method(
         self,
-        kind: str,
+        kind: Kind,
         method: str,
         make: Callable[[grpc.aio.Channel], Callable[..., Any]],
-        headers: tuple[tuple[str, str], ...],
-        call_timeout: float | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> _Method:
-        if self._metrics is not None:
-            make = self._metrics.measuring(method, kind, make)
-        return _Method(self._open, make, headers, call_timeout, CallSpans(method, self._server))
-
-    def _stream_headers(self) -> tuple[tuple[str, str], ...]:
-        # Without it, a timeout policy of the sidecar kills a proxied stream.
-        proxied = any(key == "dapr-app-id" for key, _ in self._headers)
-        return (*self._headers, ("dapr-stream", "true")) if proxied else self._headers
+        target = OutboundTarget(kind, method.lstrip("/"), self._app_id)
+        return _Method(self._open, self._chain, target, make, (method, *args), kwargs)
 
     async def close(self, grace: float | None = None) -> None:
         """Leave the connection open: it is shared, and `Sidecar.close` ends it."""
@@ -267,54 +240,58 @@ class _DressedChannel(grpc.aio.Channel):
 
 
 class _Method:
-    """One method of a stub: adds headers and a deadline to each call."""
+    """One method of a stub, whose calls pass the outbound chain; that is made of it at the first of them."""
 
     def __init__(
         self,
         open_channel: Callable[[], grpc.aio.Channel],
+        chain: OutboundChain,
+        target: OutboundTarget,
         make: Callable[[grpc.aio.Channel], Callable[..., Any]],
-        headers: Sequence[tuple[str, str]],
-        call_timeout: float | None,
-        spans: CallSpans,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         self._open = open_channel
+        self._chain = chain
+        self._target = target
         self._make = make
-        self._headers = headers
-        self._call_timeout = call_timeout
-        self._spans = spans
-        self._made: tuple[grpc.aio.Channel, Callable[..., Any]] | None = None
+        self._args = args
+        self._kwargs = kwargs
+        self._made: tuple[grpc.aio.Channel, Start] | None = None
 
     def __call__(
         self,
-        *request: object,
+        request: Any = None,
         timeout: float | None = None,
         metadata: Sequence[tuple[str, str | bytes]] | None = None,
+        *,
+        request_iterator: Any = None,
         **options: Any,
     ) -> Any:
-        bound = deadline.bound(timeout if timeout is not None else self._call_timeout)
-        begun = self._spans.begin(request)
-        if begun is None:
-            return self._method()(*request, timeout=bound, metadata=self._dress(metadata), **options)
-        span, request = begun
-        try:
-            call = self._method()(*request, timeout=bound, metadata=self._dress(metadata, span), **options)
-        except BaseException as error:
-            end_unmade(span, error)
-            raise
-        end_with(span, call)
-        return call
+        given = request if request is not None else request_iterator
+        call = OutboundCall(self._target, given, timeout, list(metadata or ()), options)
+        return self._start()(call)
 
-    def _dress(
-        self, metadata: Sequence[tuple[str, str | bytes]] | None, span: Span | None = None
-    ) -> list[tuple[str, str | bytes]]:
-        given = list(metadata or ())
-        names = {key for key, _ in given}
-        given += [(key, value) for key, value in self._headers if key not in names]
-        given += [(key, value) for key, value in outbound_headers(span).items() if key not in names]
-        return given
-
-    def _method(self) -> Callable[..., Any]:
+    def _start(self) -> Start:
         channel = self._open()
         if self._made is None or self._made[0] is not channel:
-            self._made = (channel, self._make(channel))
+            self._made = (channel, self._chain.start_of(self._target, self._begin(channel)))
         return self._made[1]
+
+    def _begin(self, channel: grpc.aio.Channel) -> Start:
+        """Return what hands a call to gRPC."""
+        kwargs = dict(self._kwargs)
+        hook = self._chain.response_hook(self._target)
+        deserialize = kwargs.get("response_deserializer")
+        if hook is not None and deserialize is not None:
+            kwargs["response_deserializer"] = lambda data: hook(deserialize(data))
+        method = self._make(channel)(*self._args, **kwargs)
+
+        def begin(call: OutboundCall) -> grpc.aio.Call:
+            if call.request is None:
+                made = method(timeout=call.timeout, metadata=call.metadata, **call.options)
+            else:
+                made = method(call.request, timeout=call.timeout, metadata=call.metadata, **call.options)
+            return made  # type: ignore[no-any-return]
+
+        return begin

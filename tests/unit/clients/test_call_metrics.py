@@ -14,6 +14,8 @@ from dapr.proto import api_service_v1, api_v1
 
 from apibase import ServiceInvocationClient, Settings, Sidecar, SidecarError, StateManager
 from apibase.clients._metrics import _DAPR, building_block
+from apibase.clients.outbound import OutboundCall, OutboundTarget
+from apibase.middleware import Kind
 from apibase.observability.metrics import Metrics
 from apibase.observability.series import OTHER
 from apibase.rpc import rpc_handlers
@@ -124,7 +126,7 @@ async def test_a_call_is_the_same_without_metrics(counted: Counted, settings: Se
 
 
 async def test_methods_that_are_made_up_are_bounded(counted: Counted) -> None:
-    calls = counted.sidecar._metrics
+    (calls,) = (each for each in counted.sidecar.outbound.order() if each.name == "metrics")
 
     class Done:
         def add_done_callback(self, callback: Any) -> None:
@@ -134,8 +136,8 @@ async def test_methods_that_are_made_up_are_bounded(counted: Counted) -> None:
             return grpc.StatusCode.OK
 
     for number in range(HOSTILE):
-        method = calls.measuring(f"/app{number}.Service/Method", "unary", lambda channel: lambda *_: Done())
-        method(None)(b"")
+        target = OutboundTarget(Kind.UNARY, f"app{number}.Service/Method", f"app{number}")
+        calls.wrap(target, lambda _call: Done())(OutboundCall(target))  # type: ignore[arg-type, return-value]
 
     samples = [each for family in counted.metrics.client_handled.collect() for each in family.samples]
     assert len(samples) == 501

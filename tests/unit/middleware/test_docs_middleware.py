@@ -46,8 +46,16 @@ def test_the_second_example_is_a_class_of_middleware() -> None:
     assert shown["Tenants"]({"ann"}).name == "tenants"
 
 
+def test_the_outbound_example_is_the_apps_own_middleware(monkeypatch: Any) -> None:
+    shown: dict[str, Any] = {}
+    exec(BLOCKS[2], shown)
+
+    names = [each.name for each in shown["app"].sidecar.outbound.order()]
+    assert names == ["tracing", "metrics", "deadline", "identity", "tenant"]
+
+
 def test_the_table_has_the_order_that_an_app_has(settings: Any) -> None:
-    table = PAGE[PAGE.index("## Built in") :]
+    table = PAGE[PAGE.index("## Built in") : PAGE.index("## Outbound")]
     named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
 
     assert tuple(named) == standard_chain(settings, None, Metrics(), None).names  # type: ignore[arg-type]
