@@ -63,14 +63,16 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
         sys.__excepthook__(kind, error, trace)
         return
     to_log = logger.bind(logger="sys").opt(exception=error)
-    to_log.critical("the process ends by an uncaught {}", kind.__qualname__)
+    to_log.critical("the process ends by an uncaught {}: {}", kind.__qualname__, told(error))
 
 
 def _on_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     if issubclass(args.exc_type, SystemExit):
         return  # that is how a thread ends itself
     to_log = logger.bind(logger="threading", thread=args.thread.name if args.thread is not None else "")
-    to_log.opt(exception=args.exc_value).error("a thread ends by an uncaught {}", args.exc_type.__qualname__)
+    to_log.opt(exception=args.exc_value).error(
+        "a thread ends by an uncaught {}: {}", args.exc_type.__qualname__, told(args.exc_value)
+    )
 
 
 def _on_unraisable(args: sys.UnraisableHookArgs) -> None:

@@ -11,6 +11,7 @@ import orjson
 from pydantic import SecretStr
 
 from apibase.observability.log_line import Line, plain
+from apibase.observability.log_text import message_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,12 +76,12 @@ class Secrets:
         secrets = [each for each in {*self._own, *_given} if len(each) >= _SHORTEST]
         forms = {form for each in secrets for form in (each, repr(each)[1:-1], quote(each), quote(each, safe=""))}
         self._forms = tuple(sorted(forms, key=len, reverse=True))  # one that is part of another comes later
-        written = {text for form in forms for text in (form, *_as_json(form))}
+        written = {text for form in forms for text in (form, message_text(form), *_as_json(form))}
         self._written = tuple(sorted(written, key=len))
 
 
 def _as_json(text: str) -> list[str]:
-    """Return a text as it may stand in a line: orjson's way, and the standard library's."""
+    """Return a text as it may stand in JSON: orjson's way, and the standard library's."""
     try:
         fast = [orjson.dumps(text).decode()[1:-1]]
     except TypeError:  # half of a character

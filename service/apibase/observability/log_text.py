@@ -43,11 +43,15 @@ def text_formatter(*, colour: bool) -> Callable[[Line], str]:
             fields = f"{_DIM}{fields}{_RESET}" if fields else ""
         # Whose it is, where that is not plain from the message; and what a setting of levels is to name.
         name = f"{_shown(line.logger)}: " if line.library or line.level in _QUIET else ""
-        message = _shown(line.message).replace("\n", "\n    ")
         stack = f"{_shown(line.error['stack'])}\n" if line.error is not None else ""
-        return f"{clock} {level} {name}{message}{fields}\n{stack}"
+        return f"{clock} {level} {name}{message_text(line.message)}{fields}\n{stack}"
 
     return formatted
+
+
+def message_text(text: str) -> str:
+    """Return a message such that all of it is seen, and none of it is taken for another line or an order to the terminal."""
+    return _shown(text).replace("\n", "\n    ")
 
 
 def takes_colour(stream: TextIO) -> bool:
@@ -77,7 +81,7 @@ def _value(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(_value, value))
     text = told(value)
-    return text if _WORD.fullmatch(text) and not _CONTROLS.search(text) else json.dumps(text, ensure_ascii=False)
+    return _shown(text if _WORD.fullmatch(text) else json.dumps(text, ensure_ascii=False))
 
 
 def _shown(text: str) -> str:

@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, ClassVar, Literal, TextIO, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, TextIO
 
 from loguru import logger
 
@@ -33,7 +33,6 @@ CallLevel = Literal["DEBUG", "INFO", "WARNING"]
 
 _WAIT_SECONDS = 0.005
 _MOST_WAITING = 1000
-_TAKEN = "apibase_taken"
 
 
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
@@ -58,8 +57,8 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     logger.configure(extra={"app_id": settings.app_id}, patcher=_add_context)
     _Output.current = output
     logging.basicConfig(handlers=[ToLoguru()], force=True)
-    levels.on_change = output.heed_levels
     levels.change("settings", {EVERYTHING: settings.log_level, **parse_levels(settings.log_levels)})
+    output.attach()
 
 
 def log_outcome(level: CallLevel, name: str, message: str, fields: Mapping[str, object]) -> None:
@@ -103,20 +102,21 @@ class _Output:
         self._waiting: list[tuple[float, str, str, str, Ids, Mapping[str, object]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def heed_levels(self) -> None:
-        """Have loguru make no more records than the levels ask for."""
-        before = self._handler
-        # Both are there for a moment, lest a line of another thread gets lost; `_take` takes it once.
+    def attach(self) -> None:
+        """Take the lines of loguru's."""
         self._handler = logger.add(
-            self._take,
-            level=levels.lowest,
-            filter=_is_wanted,
-            format="{message}",
-            backtrace=False,
-            diagnose=False,
+            self._take, level=levels.lowest, filter=_is_wanted, format="{message}", backtrace=False, diagnose=False
         )
-        if before >= 0:
-            logger.remove(before)
+        levels.on_change = self._heed_levels
+
+    def _heed_levels(self) -> None:
+        """Have loguru make no more records than the levels ask for."""
+        # There is no public way that loses no line of another thread: a sink that is removed and added again does.
+        core = logger._core  # type: ignore[attr-defined]  # noqa: SLF001
+        with core.lock:
+            if self._handler in core.handlers:
+                core.handlers[self._handler]._levelno = levels.lowest  # noqa: SLF001
+                core.min_level = min(each.levelno for each in core.handlers.values())
 
     def is_alone(self) -> bool:
         """Whether loguru has this sink and no other."""
@@ -126,10 +126,6 @@ class _Output:
     def _take(self, message: Message) -> None:
         """Write a line of loguru's: at once, after those that wait."""
         record = message.record
-        marks = cast("dict[str, object]", record)
-        if _TAKEN in marks:
-            return
-        marks[_TAKEN] = True
         fields = record["extra"].copy()
         fields.pop("logger", None)
         caught = record["exception"]
