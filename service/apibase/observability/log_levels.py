@@ -96,8 +96,6 @@ class LogLevels:
             self._layers[layer] = dict(levels)
             numbers = {name: LEVELS[level] for each in self._layers.values() for name, level in each.items()}
             numbers.setdefault(EVERYTHING, LEVELS["INFO"])
-            for chatter in _CHATTER:
-                numbers.setdefault(chatter, max(LEVELS["WARNING"], numbers[EVERYTHING]))
             self._numbers, self._known = numbers, {}
             self._tell_standard_library()
             self.on_change()
@@ -113,11 +111,13 @@ class LogLevels:
 
     def _tell_standard_library(self) -> None:
         """Have libraries ask `isEnabledFor` in vain, instead of making lines that are thrown away."""
-        for name in self._set - self._numbers.keys():
+        chatter = dict.fromkeys(_CHATTER, max(LEVELS["WARNING"], self._numbers[EVERYTHING]))
+        numbers = {**chatter, **self._numbers}
+        for name in self._set - numbers.keys():
             logging.getLogger(name).setLevel(logging.NOTSET)
-        for name, number in self._numbers.items():
+        for name, number in numbers.items():
             logging.getLogger(name or None).setLevel(number)
-        self._set = self._numbers.keys() - {EVERYTHING}
+        self._set = numbers.keys() - {EVERYTHING}
 
 
 def _nothing() -> None:
