@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _RATE = chassis_reason(errors_pb2.ERROR_REASON_RATE_LIMIT_EXCEEDED)
 _CONCURRENCY = chassis_reason(errors_pb2.ERROR_REASON_CONCURRENCY_LIMIT_EXCEEDED)
+_ROUNDING = 1e-6  # seconds: sums of intervals are not exact
 _RETRY_SECONDS = 0.1  # when a place may be free again is not known
 
 
@@ -35,7 +36,7 @@ class RateLimit(Middleware):
 
     def __init__(self, per_second: float, burst: int = 0, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._interval = 1 / per_second if per_second else 0.0
-        self._ahead = self._interval * max((burst or per_second) - 1, 0)
+        self._ahead = self._interval * max((burst or per_second) - 1, 0) + _ROUNDING
         self._clock = clock
         self._due = 0.0
         """When the next call would be due, were they to come evenly (GCRA: one number instead of a bucket)."""
