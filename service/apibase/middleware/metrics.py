@@ -98,7 +98,6 @@ class Metrics(Middleware):
         _, component, source, handler = labels
         observe = families.delivery_seconds.labels(*labels).observe
         delivered = ByOutcome(families.delivered, labels, _VERDICTS if target.kind is Kind.EVENT else ("OK",))
-        observe_age = families.event_age.labels(component, source).observe if component else None
 
         async def counted(call: Call) -> object:
             at_work.now += 1
@@ -109,10 +108,10 @@ class Metrics(Middleware):
                 at_work.now -= 1
                 observe(time.perf_counter() - call.started)
                 delivered[call.outcome].value += 1
-                if observe_age is not None and call.event is not None and call.reason not in _NOT_THE_SIDECARS:
+                if component and call.event is not None and call.reason not in _NOT_THE_SIDECARS:
                     published = publication_time(call.event)
                     if published is not None:
-                        observe_age(max(came - published, 0.0))
+                        families.event_age.labels(component, source).observe(max(came - published, 0.0))
                 if call.repeated:
                     families.repeated.labels(component, source, handler).inc()
                 elif call.error is not None and call.outcome in _TAKEN_OFF:
