@@ -19,7 +19,7 @@ from shop.orders.v1 import service_pb2
 from shop.orders.v1.service_pb2_grpc import OrderServiceStub
 from tests.sidecar.probe import Probe, generated, probe
 from tests.sidecar.shop import Shop, eventually, order_request
-from tests.telemetry.prometheus import Prometheus, scraping
+from tests.telemetry.prometheus import Prometheus, prometheus_tool, scraping
 from tests.telemetry.queries import ALERTS, alert_queries, dashboard_queries
 
 __all__ = ["generated", "probe"]
@@ -171,6 +171,20 @@ async def test_a_query_gives_data_at_a_real_prometheus(prometheus: Prometheus, n
 
     found = await eventually(probe, within=60, what=query)
     assert all("app" in each["metric"] for each in found)
+
+
+@pytest.mark.full
+async def test_the_configuration_that_up_writes_is_valid_and_has_the_alerts(shop: Shop) -> None:
+    assert shop.stack.scrape_config is not None
+
+    command = (prometheus_tool("promtool"), "check", "config", shop.stack.scrape_config)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+
+    assert process.returncode == 0, output.decode()
+    assert str(ALERTS) in output.decode()
 
 
 @pytest.mark.full

@@ -16,6 +16,7 @@ from apibase.cli.runner import Interruption, run_command
 from apibase.local.binaries.dapr_tool import SERIES
 from apibase.local.errors import StackError
 from apibase.local.options import StackOptions
+from apibase.local.ports import LOOPBACK
 from apibase.local.stack import Stack
 from apibase.local.topology import Topology, read_topology
 from apibase.local.wording import apibase
@@ -111,8 +112,6 @@ async def _say_what_next(stack: Stack, project: Project) -> None:
     if stack.zipkin:
         console.print(f"Traces:   http://{stack.zipkin}/zipkin/", markup=False)
     if file := stack.scrape_config:
-        data = file.with_suffix("")
-        console.print(
-            f"Metrics:  prometheus --config.file={file} --storage.tsdb.path={data}", markup=False, soft_wrap=True
-        )
+        flags = f"--config.file={file} --storage.tsdb.path={file.with_suffix('')} --web.listen-address={LOOPBACK}:9090"
+        console.print(f"Metrics:  prometheus {flags}", markup=False, soft_wrap=True)
     console.print(f"Logs:     {stack.log_folder}\nEnd it:   Ctrl-C\n", markup=False)
