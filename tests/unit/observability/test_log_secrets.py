@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from loguru import logger
@@ -53,6 +54,10 @@ def as_repr(secret: str) -> None:
     logger.info("sent {!r}", {"token": secret})
 
 
+def in_a_url(secret: str) -> None:
+    logger.info("https://user:{}@host/?key={}", quote(secret, safe=""), quote(secret))
+
+
 def in_an_exception(secret: str) -> None:
     try:
         raise ValueError(f"bad token {secret}")
@@ -64,7 +69,7 @@ def in_the_access_log(secret: str) -> None:
     log_outcome("INFO", "apibase.call", f"{secret} OK", {"method": secret, "code": "OK", "duration_ms": 1})
 
 
-PLACES = [in_a_message, in_a_field, in_a_fields_depth, as_repr, in_an_exception, in_the_access_log]
+PLACES = [in_a_message, in_a_field, in_a_fields_depth, as_repr, in_a_url, in_an_exception, in_the_access_log]
 
 
 @pytest.mark.parametrize("secret", [TOKEN, QUOTED], ids=["plain", "odd"])
@@ -73,7 +78,14 @@ def test_a_token_of_the_settings_is_nowhere(log: Log, place: Callable[[str], Non
     place(secret)
 
     written = log.text
-    forms = (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+    forms = (
+        secret,
+        quote(secret),
+        quote(secret, safe=""),
+        repr(secret)[1:-1],
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+    )
     assert not [form for form in forms if form in written or json.dumps(form)[1:-1] in written]
     assert "***" in written
     if written.startswith("{"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -13,7 +14,7 @@ import pytest
 from loguru import logger
 
 from apibase import Settings
-from apibase.observability import call_context
+from apibase.observability import call_context, log_outcome
 from tests.unit.conftest import Log
 
 if TYPE_CHECKING:
@@ -130,6 +131,98 @@ def test_what_json_does_not_know_is_written_as_text(log: Log) -> None:
 
     line = log.lines[0]
     assert (line["when"], line["what"], line["who"]) == ("0:00:01", "b'bytes'", "{'a set'}")
+
+
+class Untellable:
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (Untellable(), "<Untellable, of which str() raises RuntimeError>"),
+        (
+            {("a", "tuple"): 1, 7: Untellable()},
+            {"('a', 'tuple')": 1, "7": "<Untellable, of which str() raises RuntimeError>"},
+        ),
+        (float("nan"), None),
+        ([2**70, float("inf"), (None, True)], [2**70, None, [None, True]]),
+    ],
+)
+def test_what_can_not_be_told_costs_no_line(log: Log, value: object, told: object) -> None:
+    logger.bind(odd=value).info("so it is")
+    log_outcome("INFO", "apibase.call", "before it", {"method": "m", "code": "OK", "duration_ms": 1, "odd": value})
+    logger.info("after it")
+
+    assert [line.get("odd") for line in log.lines] == [told, told, None]
+    assert [line["message"] for line in log.lines] == ["so it is", "before it", "after it"]
+
+
+def test_what_contains_itself_is_written_as_far_as_it_goes(log: Log) -> None:
+    loop: list[object] = ["round"]
+    loop.append(loop)
+
+    logger.bind(odd=loop).info("so it is")
+
+    assert log.one(message="so it is")["odd"][0] == "round"
+
+
+@pytest.mark.req("R10.5")
+def test_an_exception_that_can_not_be_told_is_a_line_with_its_stack(log: Log) -> None:
+    class Mute(Untellable, Exception):
+        pass
+
+    try:
+        raise Mute
+    except Mute:
+        logger.exception("so it goes")
+
+    error = log.one(message="so it goes")["error"]
+    assert error["message"] == "<Mute, of which str() raises RuntimeError>".replace("Mute", Mute.__qualname__)
+    assert "in test_an_exception_that_can_not_be_told" in error["stack"]
+
+
+@pytest.mark.req("R10.5")
+def test_a_bound_exception_is_told_as_one_that_was_caught(log: Log) -> None:
+    try:
+        raise ValueError("it broke")
+    except ValueError as error:
+        kept = error
+    logger.bind(error=kept).warning("so it goes")
+
+    told = log.one(message="so it goes")["error"]
+    assert (told["type"], told["message"]) == ("ValueError", "it broke")
+    assert "in test_a_bound_exception" in told["stack"]
+
+
+@pytest.mark.req("R10.5")
+def test_a_group_of_exceptions_has_all_of_their_stacks(log: Log) -> None:
+    async def broken(text: str) -> None:
+        raise ValueError(text)
+
+    async def both() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(broken("one"))
+            group.create_task(broken("two"))
+
+    try:
+        asyncio.run(both())
+    except ExceptionGroup as error:
+        error.add_note("while both were asked")
+        logger.exception("so it goes")
+
+    stack = log.one(message="so it goes")["error"]["stack"]
+    assert stack.count("in broken") == 2
+    assert [part in stack for part in ("ValueError: one", "ValueError: two", "while both were asked")] == [True] * 3
+
+
+def test_extra_fields_of_a_librarys_log_are_fields(log: Log) -> None:
+    logging.getLogger("some.library").warning("full", extra={"shelf": 7, "level": "not this"}, stack_info=True)
+
+    line = log.one(message="full")
+    assert line["shelf"] == 7
+    assert "in test_extra_fields" in line["stack_info"]
 
 
 def test_logs_of_the_standard_library_become_lines_under_their_own_names(log: Log) -> None:
