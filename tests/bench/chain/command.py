@@ -29,7 +29,10 @@ def main() -> None:
     scratch = _ROOT / ".apibase/bench"
     scratch.mkdir(parents=True, exist_ok=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    asyncio.run(_memory(arguments, scratch) if arguments.memory else _chain(arguments, scratch))
+    try:
+        asyncio.run(_memory(arguments, scratch) if arguments.memory else _chain(arguments, scratch))
+    except RuntimeError as error:
+        sys.exit(f"bench-chain: {error}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -49,6 +52,7 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _chain(arguments: argparse.Namespace, scratch: Path) -> None:
+    profile.py_spy()  # better told now than after a quarter of an hour
     known = report.facts({"rounds": arguments.rounds, "seconds": arguments.seconds, "seed": arguments.seed})
     async with surroundings(scratch) as around:
         if not arguments.profile:

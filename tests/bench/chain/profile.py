@@ -53,14 +53,20 @@ class Profile:
         return "\n".join(["| code of | itself |", "| --- | ---: |", *rows])
 
 
+def py_spy() -> str:
+    """Return py-spy's executable. Raises `RuntimeError` where it is missing."""
+    found = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
+    if found is None:
+        raise RuntimeError("py-spy is missing, with which the profile is made: pip install py-spy")
+    return found
+
+
 async def sample(around: Surroundings, cell_name: str, server: str, seconds: float) -> Profile:
     """Load a server on a core of its own and sample it; py-spy has the load's core.
 
     Raises `RuntimeError` where py-spy is missing or may not look into other processes.
     """
-    spy = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
-    if spy is None:
-        raise RuntimeError("py-spy is missing, with which the profile is made: pip install py-spy")
+    spy = py_spy()
     ghz()
     cell = CELLS[cell_name]
     samples = around.folder / f"{server}.folded"
@@ -134,4 +140,4 @@ def _package(name: str) -> str:
     if file.startswith("<"):
         return "Python itself"
     first = file.split("/")[0]
-    return {"trace": "opentelemetry"}.get(first, first if "/" in file else "other modules")
+    return {"trace": "opentelemetry", "context": "opentelemetry"}.get(first, first if "/" in file else "other modules")
