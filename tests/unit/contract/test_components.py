@@ -146,4 +146,4 @@ async def test_an_app_that_recognises_no_repetitions_needs_no_store(desk: Desk, 
         app = listening(App(settings), desk)
         await app.start()
         await app.stop()
-    assert [call.method for call in dapr.calls] == ["GetMetadata"]
+    assert [call.method for call in dapr.calls] == ["GetMetadata", "SetMetadata"]
