@@ -17,7 +17,7 @@ from apibase.dead_letters import DeadLetters
 from apibase.dead_letters.archive import DeadLetterArchive
 from apibase.dead_letters.subscription import archive_dead_letters, check_dead_letter_store
 from apibase.decorators import Decorators, ServerOptions
-from apibase.deduplication import Deduplicator
+from apibase.deduplication.claims import Deduplicator
 from apibase.delivery import TopicDelivery
 from apibase.errors import SidecarError
 from apibase.health import Health

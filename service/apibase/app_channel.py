@@ -14,8 +14,7 @@ from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 from apibase.direct_dispatch import DirectDispatch
 from apibase.events import EventContext
 from apibase.invocation import Invocations
-from apibase.middleware.app_token import TOKEN_HEADER
-from apibase.middleware.call import Kind
+from apibase.middleware.call import TOKEN_HEADER, Kind
 from apibase.routes import Incoming
 from apibase.rpc import abort
 from apibase.settings import DEFAULT_MAX_BYTES

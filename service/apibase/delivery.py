@@ -31,14 +31,14 @@ from loguru import logger
 from apibase.cancellation import is_cancelled
 from apibase.contract.reasons import chassis_reason
 from apibase.dead_letters import Death
-from apibase.deduplication import ClaimLost, Repetition
+from apibase.deduplication.record import ClaimLost, Repetition
 from apibase.errors import Drop, InvalidRequest, LeftToSidecar, Retry, ServiceError, SidecarError
 from apibase.failures import tell
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from apibase.dead_letters import DeadLetters
-    from apibase.deduplication import Claim, Deduplicator
+    from apibase.deduplication.claims import Claim, Deduplicator
     from apibase.middleware.call import Call, Proceed
     from apibase.routes import Incoming, Route, TopicRoute
 

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2
 from loguru import logger
 
 from apibase.contract import ContractError, allowed_callers, listeners
-from apibase.middleware.app_token import TOKEN_HEADER
+from apibase.middleware.call import TOKEN_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -19,14 +20,14 @@ from apibase.contract import is_implemented, request_class, response_class, wher
 from apibase.contract.reasons import chassis_reason
 from apibase.errors import FieldViolation, InvalidRequest, ServiceError, to_status, too_large_request
 from apibase.failures import tell
-from apibase.middleware.app_token import TOKEN_HEADER
-from apibase.middleware.call import Call, Kind, Target
+from apibase.middleware.call import TOKEN_HEADER, Call, Kind, Target
 from apibase.middleware.errors import CallOver
+from apibase.observability.series import Count
 from apibase.settings import DEFAULT_MAX_BYTES
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
+_END: Any = grpc.aio.EOF
 _MOMENT = 0.001  # seconds; on a busy machine a turn of the event loop is too few
 
 _KINDS = {
@@ -54,10 +56,37 @@ def rpc_handlers(
 
     A request of more than `max_bytes` is RESOURCE_EXHAUSTED: the server itself takes more, for the sake of events.
     """
-    return grpc.method_handlers_generic_handler(
-        service.full_name,
-        {method.name: _method_handler(_Method(method, servicer, chain, max_bytes)) for method in service.methods},
+    return _Handlers(
+        {
+            f"/{service.full_name}/{method.name}": _method_handler(_Method(method, servicer, chain, max_bytes))
+            for method in service.methods
+        }
     )
+
+
+_found_for: ContextVar[tuple[asyncio.Task[Any] | None, Any]] = ContextVar("found_for", default=(None, ()))
+"""The task of a call, and the call's metadata."""
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Finds a method's handler; and keeps the metadata that gRPC has read for that, which it would read again for the handler."""
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = self._handlers.get(handler_call_details.method)
+        if handler is not None:
+            _found_for.set((asyncio.current_task(), handler_call_details.invocation_metadata))
+        return handler
+
+
+def _metadata_of(context: Context) -> Any:  # noqa: ANN401 - what gRPC gives is made of pairs
+    """Return a call's metadata: that which was read for this very task, which is one call's alone; gRPC's own otherwise."""
+    task, metadata = _found_for.get()
+    if task is None or task is not asyncio.current_task():
+        metadata = context.invocation_metadata()
+    return metadata or ()
 
 
 def _method_handler(method: _Method) -> grpc.RpcMethodHandler[Any, Any]:
@@ -98,30 +127,17 @@ async def abort(context: Context, error: ServiceError, domain: str) -> NoReturn:
     raise AssertionError  # unreachable: abort raises
 
 
-class _Requests:
-    """A stream of requests, which ends only for a caller that has ended it.
+async def _requests(call: Call, read: Callable[[], Awaitable[Message]]) -> AsyncIterator[Message]:
+    """Yield the requests of a call, whose stream ends only for a caller that has ended it.
 
     When a caller leaves in mid-stream, gRPC ends the stream first and cancels the call a moment later: a handler could take
     the half of an upload for the whole. So the end of a stream waits for that moment.
     """
-
-    __slots__ = ("_next", "_requests")
-
-    def __init__(self, requests: AsyncIterable[Message]) -> None:
-        self._requests = requests
-        self._next: Callable[[], Awaitable[Message]] | None = None
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message:
-        if self._next is None:
-            self._next = aiter(self._requests).__anext__
-        try:
-            return await self._next()
-        except StopAsyncIteration:
-            await asyncio.sleep(_MOMENT)
-            raise
+    counted = call.received or Count()
+    while (message := await read()) is not _END:
+        counted.value += 1
+        yield message
+    await asyncio.sleep(_MOMENT)
 
 
 class _Method:
@@ -153,11 +169,9 @@ class _Method:
 
     def begin(self, request: Any, context: Context) -> Call:  # noqa: ANN401 - bytes, or an iterator
         """Return a call of it."""
-        metadata: Any = context.invocation_metadata() or ()
+        metadata: Any = _metadata_of(context)
         headers = dict(metadata)
         token = headers.pop(TOKEN_HEADER, "")
-        if token:
-            metadata = tuple(header for header in metadata if header[0] != TOKEN_HEADER)
         call = Call(
             self.target,
             metadata,
@@ -168,7 +182,7 @@ class _Method:
             token=token,
         )
         if self.streams_in:
-            call.request = _Requests(request)
+            call.request = _requests(call, context.read)
         else:
             call.data = request
         return call
@@ -184,15 +198,18 @@ class _Method:
         if inspect.isawaitable(responses):
             await responses  # gRPC's other style: the handler itself writes to the context
         else:
-            await self._send(responses, call.context)
+            await self._send(call, responses, call.context)
 
-    async def _send(self, responses: AsyncIterator[object], context: Context) -> None:
+    async def _send(self, call: Call, responses: AsyncIterator[object], context: Context) -> None:
         """Write a handler's responses, and end the handler with the call, whichever way that ends."""
+        counted, write = call.sent or Count(), context.write
+        kind, unchanged = self.response, self._on_response is None
         try:
             async for response in responses:
-                checked = self._checked(response)
+                checked = response if unchanged and isinstance(response, kind) else self._checked(response)
+                counted.value += 1
                 try:
-                    await context.write(checked)
+                    await write(checked)
                 except grpc.aio.InternalError as error:
                     raise CallOver from error
         finally:

@@ -18,7 +18,8 @@ import pytest_asyncio
 
 from apibase import Conflict, Settings, Sidecar, SidecarError, StateManager
 from apibase.contract.codegen import generate
-from apibase.deduplication import Busy, Claim, ClaimLost, Deduplicator, Repetition
+from apibase.deduplication.claims import Claim, Deduplicator
+from apibase.deduplication.record import Busy, ClaimLost, Repetition
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apibase.callback_requests import _batch, texts_of
-from apibase.middleware.app_token import TOKEN_HEADER
+from apibase.middleware.call import TOKEN_HEADER
 from apibase.routes import RouteTable
 from tests.unit.app_channels import DROP, Listener, app_channel, served
 from tests.unit.conftest import Desk, Log

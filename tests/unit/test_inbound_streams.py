@@ -202,7 +202,7 @@ class Gone:
 def handler(desk: Desk, servicer: Any, method: str) -> Any:
     """Return what gRPC calls for a method."""
     handlers = rpc_handlers(desk.pb2.DESCRIPTOR.services_by_name["Desk"], servicer, chain())
-    return handlers.service(SimpleNamespace(method=f"/desk.v1.Desk/{method}"))
+    return handlers.service(SimpleNamespace(method=f"/desk.v1.Desk/{method}", invocation_metadata=()))
 
 
 def question(desk: Desk) -> bytes:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import message_factory
 
+from apibase.contract.deduplication import Deduplication, check_key, remember_for
 from apibase.contract.positions import line_of
-from apibase.deduplication.identity import Deduplication, check_key, remember_for
 from dapr_contract.v1 import annotations_pb2
 
 if TYPE_CHECKING:

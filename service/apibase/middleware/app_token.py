@@ -9,15 +9,15 @@ import grpc
 
 from apibase.contract.reasons import chassis_reason
 from apibase.errors import ServiceError
-from apibase.middleware.base import Middleware
+from apibase.middleware.base import Middleware, nothing
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from pydantic import SecretStr
 
     from apibase.middleware.call import Call, Proceed, Target
-
-TOKEN_HEADER = "dapr-api-token"  # noqa: S105 - a header's name
 
 
 class AppToken(Middleware):
@@ -47,11 +47,11 @@ class AppToken(Middleware):
         if not self._token or target.own:
             return proceed
 
-        async def checked(call: Call) -> object:
+        def checked(call: Call) -> Awaitable[object]:
             error = self.refusal(call.token)
             if error is not None:
                 call.refuse(error)
-                return None
-            return await proceed(call)
+                return nothing()
+            return proceed(call)
 
         return checked

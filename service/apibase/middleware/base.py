@@ -72,6 +72,10 @@ def middleware(*kinds: Kind, name: str = "") -> Callable[[Callable[[Call, Procee
     return make
 
 
+async def nothing() -> None:
+    """Return nothing: the end of a call that was refused, for middleware that is no coroutine itself."""
+
+
 def guarded(each: Middleware, target: Target, proceed: Proceed) -> Proceed:
     """Return a middleware of the app's around the rest of the chain, such that its own failure says whose it is.
 

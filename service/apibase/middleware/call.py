@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
     from apibase.errors import ServiceError
     from apibase.events import EventContext
+    from apibase.observability.series import Count as Counts
     from apibase.routes import Headers, Incoming, Route
 
     Context = grpc.aio.ServicerContext[Any, Any]
+
+
+TOKEN_HEADER = "dapr-api-token"  # noqa: S105 - a header's name
 
 
 class Kind(StrEnum):
@@ -75,32 +79,31 @@ class Target:
 class Call:
     """One call on its way to its handler.
 
-    Middleware may read all of it, and replace `request` before the handler is called. `metadata` is gRPC's as it came,
-    binary and repeated entries too; `headers` has it by name, of which the last counts, without the app's token, which is
-    `token`. `context` is gRPC's own, for an rpc; `event` says where a delivery comes from. `remaining` is the seconds that
-    its caller still waits; None for as long as it takes.
+    Middleware may read all of it, and replace `request` before the handler is called. `headers` has gRPC's metadata by name, of
+    which the last counts, without the app's token, which is `token`. `context` is gRPC's own, for an rpc; `event` says where
+    a delivery comes from. `remaining` is the seconds that its caller still waits; None for as long as it takes.
     """
 
-    __slots__ = (
-        "_request",
-        "context",
-        "data",
-        "error",
-        "event",
-        "failure",
-        "headers",
-        "incoming",
-        "metadata",
-        "outcome",
-        "raised",
-        "read",
-        "reason",
-        "remaining",
-        "repeated",
-        "started",
-        "target",
-        "token",
-    )
+    # What most calls never have stands here once for all: a call is made for every request.
+    _request: Any = None
+    incoming: Incoming | None = None
+    event: EventContext | None = None
+    outcome: str = ""
+    """How it ended, once it has: the name of the gRPC status, or the verdict on an event."""
+    reason: str = ""
+    """Why, where it did not end well."""
+    failure: ServiceError | None = None
+    """What its caller is told, where that is an error."""
+    repeated: bool = False
+    """Whether an event was handled before."""
+    error: BaseException | None = None
+    """What made it end so, where its handler or a middleware raised something."""
+    raised: BaseException | None = None
+    """What comes from within at the moment; see `guarded`."""
+    received: Counts | None = None
+    """Where the messages of a stream of requests are counted, if they are."""
+    sent: Counts | None = None
+    """Where the messages of a stream of answers are counted, if they are."""
 
     def __init__(  # noqa: PLR0913 - made in few places, once for each call
         self,
@@ -117,30 +120,30 @@ class Call:
         data: bytes = b"",
     ) -> None:
         self.target = target
-        self.metadata = metadata
+        self.all_metadata = metadata
         self.headers = headers
         self.context = context
         self.remaining = remaining
-        self.incoming = incoming
-        self.event = event
+        if incoming is not None:
+            self.incoming = incoming
+        if event is not None:
+            self.event = event
         self.token = token
         self.data = data
         """The request as it came, where it is a single one."""
         self.started = time.perf_counter()
-        self.outcome = ""
-        """How it ended, once it has: the name of the gRPC status, or the verdict on an event."""
-        self.reason = ""
-        """Why, where it did not end well."""
-        self.failure: ServiceError | None = None
-        """What its caller is told, where that is an error."""
-        self.repeated = False
-        """Whether an event was handled before."""
-        self.error: BaseException | None = None
-        """What made it end so, where its handler or a middleware raised something."""
-        self.raised: BaseException | None = None
-        """What comes from within at the moment; see `guarded`."""
         self.read = read
-        self._request: Any = None
+
+    @property
+    def metadata(self) -> Headers:
+        """GRPC's metadata as it came, binary and repeated entries too, without the app's token."""
+        given = self.all_metadata
+        return tuple(header for header in given if header[0] != TOKEN_HEADER) if self.token else given
+
+    @property
+    def repeats_headers(self) -> bool:
+        """Whether a name is there more than once, or the app's token among the headers of a delivery."""
+        return len(self.all_metadata) != len(self.headers) + bool(self.token)
 
     @property
     def request(self) -> Any:  # noqa: ANN401 - whatever the contract says

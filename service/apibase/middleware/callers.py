@@ -18,12 +18,12 @@ from loguru import logger
 from apibase.contract import allowed_callers
 from apibase.contract.reasons import chassis_reason
 from apibase.errors import ServiceError
-from apibase.middleware.base import Middleware
+from apibase.middleware.base import Middleware, nothing
 from apibase.middleware.call import DELIVERIES, RPCS, Kind
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Iterable, Mapping, Sequence
 
     from google.protobuf.descriptor import MethodDescriptor
 
@@ -70,12 +70,17 @@ class Callers(Middleware):
         if not check.needed:
             return proceed
 
-        async def checked(call: Call) -> object:
-            error = check.refusal(named_callers(call.metadata))
+        def checked(call: Call) -> Awaitable[object]:
+            if call.repeats_headers:
+                callers = named_callers(call.metadata)
+            else:
+                caller = call.headers.get(CALLER_HEADER)
+                callers = (caller,) if caller is not None else ()
+            error = check.refusal(callers)
             if error is not None:
                 call.refuse(error)
-                return None
-            return await proceed(call)
+                return nothing()
+            return proceed(call)
 
         return checked
 

@@ -14,7 +14,7 @@ from apibase.middleware.call import CALLS, DELIVERIES
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from apibase.middleware.call import Call, Proceed, Target
 
@@ -46,13 +46,13 @@ class RateLimit(Middleware):
         if not self._interval:
             return proceed
 
-        async def counted(call: Call) -> object:
+        def counted(call: Call) -> Awaitable[object]:
             now = self._clock()
             due = max(self._due, now)
             if due - now > self._ahead:
                 raise _exhausted(_RATE, "more calls a second than this app takes", due - now - self._ahead)
             self._due = due + self._interval
-            return await proceed(call)
+            return proceed(call)
 
         return counted
 

@@ -20,7 +20,7 @@ from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from apibase.events import EventContext
-    from apibase.middleware.call import Call, MessageHook, Proceed, Target
+    from apibase.middleware.call import Call, Proceed, Target
     from apibase.observability.metrics import Metrics as Families
     from apibase.observability.series import Counts
 
@@ -65,24 +65,22 @@ class Metrics(Middleware):
         """Count and time the rest of the chain."""
         return self._of_calls(target, proceed) if target.kind in CALLS else self._of_deliveries(target, proceed)
 
-    def on_request(self, target: Target) -> MessageHook | None:
-        """Count the messages of a stream of requests."""
-        return _counting(self._families.received, target) if target.kind in _STREAMED_IN else None
-
-    def on_response(self, target: Target) -> MessageHook | None:
-        """Count the messages of a stream of answers."""
-        return _counting(self._families.sent, target) if target.kind in _STREAMED_OUT else None
-
     def _of_calls(self, target: Target, proceed: Proceed) -> Proceed:
         families, at_work = self._families, self._at_work[target.kind]
         labels = rpc_labels(target)
         started = families.server_started.labels(*labels)
         observe = families.server_seconds.labels(*labels).observe
         handled = ByOutcome(families.server_handled, labels)
+        received = families.received.labels(*labels) if target.kind in _STREAMED_IN else None
+        sent = families.sent.labels(*labels) if target.kind in _STREAMED_OUT else None
 
         async def counted(call: Call) -> object:
             at_work.now += 1
             started.value += 1
+            if received is not None:
+                call.received = received
+            if sent is not None:
+                call.sent = sent
             try:
                 return await proceed(call)
             finally:
@@ -187,13 +185,3 @@ class ByOutcome(dict[str, Count]):
             return self["UNKNOWN"]
         series = self[outcome] = self._family.labels(*self._labels, outcome)
         return series
-
-
-def _counting(family: Counts, target: Target) -> MessageHook:
-    series = family.labels(*rpc_labels(target))
-
-    def counted(message: object) -> object:
-        series.value += 1
-        return message
-
-    return counted

@@ -27,7 +27,9 @@ CORRELATION_HEADER = "x-correlation-id"
 
 _TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _EMPTY = Context()
-_BEYOND_TRACEPARENT = frozenset({"tracestate", "baggage"})
+BEYOND_TRACEPARENT = frozenset({"tracestate", "baggage"})
+"""What else of a trace a caller may send."""
+_SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, _EMPTY)))
 _propagator: TextMapPropagator = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 Ids = tuple[int, int, str]
 """A trace id, a span id (both 0 outside of a call), and the correlation id that the caller gave, if it gave one."""
@@ -70,6 +72,31 @@ def enter(span: trace.Span, context: Context, correlation: str) -> Scope:
     )
 
 
+class _Ids(trace.NonRecordingSpan):
+    """A span of which there are only ids; OpenTelemetry's own object of them is made when somebody asks."""
+
+    __slots__ = ("_ids", "_is_remote", "_made")
+
+    def __init__(self, trace_id: int, span_id: int, *, is_remote: bool) -> None:
+        self._ids = trace_id, span_id
+        self._is_remote = is_remote
+        self._made: trace.SpanContext | None = None
+
+    def get_span_context(self) -> trace.SpanContext:
+        """Return the ids, not sampled."""
+        if self._made is None:
+            self._made = trace.SpanContext(*self._ids, is_remote=self._is_remote)
+        return self._made
+
+
+def enter_unsampled(trace_id: int, span_id: int, correlation: str, *, is_remote: bool) -> None:
+    """Make the ids of a call that is not sampled current for the rest of its task, which is its own: nothing takes it back."""
+    otel_context.attach(Context({_SPAN_KEY: _Ids(trace_id, span_id, is_remote=is_remote)}))
+    if correlation:
+        _correlation_id.set(correlation)
+    _call_ids.set((trace_id, span_id, correlation))
+
+
 def leave(scope: Scope) -> None:
     """Undo `enter`."""
     context, correlation, ids = scope
@@ -80,7 +107,7 @@ def leave(scope: Scope) -> None:
 
 def extract(carrier: Mapping[str, str]) -> tuple[trace.SpanContext | None, Context]:
     """Return the parent that `carrier` names, if it does, and the context that holds it, with the baggage."""
-    if _BEYOND_TRACEPARENT.isdisjoint(carrier):
+    if BEYOND_TRACEPARENT.isdisjoint(carrier):
         # As most callers have it: the propagators' own way takes several times as long, and each call pays for it.
         parent = carrier.get("traceparent")
         if parent is None:

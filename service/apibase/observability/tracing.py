@@ -50,9 +50,15 @@ class Tracer:
     """
 
     def __init__(
-        self, provider: TracerProvider, ids: _PinnedIds | None, processors: Sequence[BatchSpanProcessor] = ()
+        self,
+        provider: TracerProvider,
+        ids: _PinnedIds | None,
+        processors: Sequence[BatchSpanProcessor] = (),
+        root_bound: int | None = None,
     ) -> None:
         self.provider = provider
+        self.root_bound = root_bound
+        """Below which the lower 64 bits of a root's trace id are, if it is sampled, and a caller's decision stands; None: ask `begin`."""
         self._ids = ids
         self._processors = processors
         self._tracer = provider.get_tracer(_NAME)
@@ -66,15 +72,16 @@ class Tracer:
         context: Context,
         attributes: Mapping[str, AttributeValue],
         links: Sequence[Link] = (),
+        root_id: int = 0,
     ) -> Span:
         """Return a span: a recording one where the sampler says so, otherwise one that has ids only.
 
-        `parent` is what the call came with, which `context` holds too, or None for a root.
+        `parent` is what the call came with, which `context` holds too, or None for a root, whose trace id `root_id` is if given.
         """
         ids = self._ids
         if ids is None:  # Somebody else's: its ids can't be pinned, and its sampler may count how often it is asked.
             return self._tracer.start_span(name, context, kind, attributes, links)
-        trace_id = parent.trace_id if parent is not None else random.getrandbits(128) or 1
+        trace_id = parent.trace_id if parent is not None else root_id or random.getrandbits(128) or 1
         result = self._sampler.should_sample(context, trace_id, name, kind, attributes, links)
         if result.decision is Decision.DROP:
             return trace.NonRecordingSpan(unsampled(parent, trace_id))
@@ -153,7 +160,7 @@ def configure_tracing(settings: Settings) -> Tracer | None:
     for processor in processors:
         provider.add_span_processor(processor)
     trace.set_tracer_provider(provider)
-    return Tracer(provider, ids, processors)
+    return Tracer(provider, ids, processors, _root_bound(settings))
 
 
 def _resource(settings: Settings) -> Resource:
@@ -177,6 +184,14 @@ def _exporter(name: str, settings: Settings) -> SpanExporter:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http  # noqa: PLC0415
 
     return Http()
+
+
+def _root_bound(settings: Settings) -> int | None:
+    name = settings.traces_sampler
+    if not name.startswith("parentbased_"):
+        return None
+    ratio = {"parentbased_always_on": 1.0, "parentbased_always_off": 0.0}.get(name, settings.traces_sampler_ratio)
+    return TraceIdRatioBased.get_bound_for_rate(ratio)
 
 
 def _sampler(settings: Settings) -> Sampler:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from apibase.deduplication import Deduplication
+    from apibase.contract.deduplication import Deduplication
     from apibase.events import EventContext
     from dapr_contract.v1 import annotations_pb2
 

@@ -20,7 +20,7 @@ from apibase.contract import (
     response_class,
     servicer_contract,
 )
-from apibase.deduplication import Deduplication
+from apibase.contract.deduplication import Deduplication
 from dapr_contract.v1 import annotations_pb2
 from shop.orders.v1 import events_pb2, events_pb2_grpc, order_pb2, service_pb2_grpc
 

@@ -16,8 +16,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from apibase import Conflict, Drop, Retry, ServiceError, SidecarError, SidecarUnavailable
 from apibase.cancellation import is_cancelled
+from apibase.contract.deduplication import MISSING
 from apibase.deadline import deadline
-from apibase.deduplication import MISSING, Busy, Claim, ClaimLost, Deduplicator, Repetition
+from apibase.deduplication.claims import Claim, Deduplicator
+from apibase.deduplication.record import Busy, ClaimLost, Repetition
 from apibase.delivery import TopicDelivery
 from apibase.routes import Incoming, RouteTable
 from dapr_contract.v1.deduplication_pb2 import HandledEvent

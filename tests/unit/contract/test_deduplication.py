@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from apibase import Drop
-from apibase.deduplication import MISSING, Deduplication, check_key, remember_for
+from apibase.contract.deduplication import MISSING, Deduplication, check_key, remember_for
 from tests.unit.app_channels import topic_event
 from tests.unit.conftest import Desk
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.descriptor import FieldDescriptor
 
 from apibase.contract.reasons import chassis_reason
-from apibase.errors import Drop
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ class Deduplication:
 
     def identity(self, event: EventContext, message: Message | None) -> tuple[str | int, ...]:
         """Return what is the same for a repetition and for nothing else. Raises `Drop` where the event lacks it."""
+        from apibase.errors import Drop  # noqa: PLC0415 - errors loads contracts, which load this
+
         if not self.by or message is None:
             # Without a type it is no CloudEvent, and its id is its number in a batch.
             if not event.id or not event.type:
