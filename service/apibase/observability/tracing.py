@@ -53,14 +53,14 @@ class Tracer:
         self,
         provider: TracerProvider,
         ids: _PinnedIds | None,
-        processors: Sequence[BatchSpanProcessor] = (),
+        exports: Sequence[tuple[BatchSpanProcessor, SpanExporter]] = (),
         root_bound: int | None = None,
     ) -> None:
         self.provider = provider
         self.root_bound = root_bound
         """Below which the lower 64 bits of a root's trace id are, if it is sampled, and a caller's decision stands; None: ask `begin`."""
         self._ids = ids
-        self._processors = processors
+        self._exports = exports
         self._tracer = provider.get_tracer(_NAME)
         self._sampler: Sampler = provider.sampler
 
@@ -92,7 +92,7 @@ class Tracer:
     def flush(self) -> None:
         """Export what waits to be exported, in 5 s at most, and end; somebody else's provider goes on."""
         # In threads of their own: the SDK's ways to flush take no notice of the time that they are given.
-        works: list[Callable[[], object]] = [processor.shutdown for processor in self._processors]
+        works: list[Callable[[], object]] = [processor.shutdown for processor, _ in self._exports]
         threads = [threading.Thread(target=work, daemon=True) for work in works or [self.provider.force_flush]]
         for thread in threads:
             thread.start()
@@ -101,6 +101,8 @@ class Tracer:
             thread.join(max(end - time.monotonic(), 0))
         if any(thread.is_alive() for thread in threads):
             logger.warning("not all spans could be exported within {:.0f} s; the rest is lost", _FLUSH_SECONDS)
+            for _, exporter in self._exports:
+                exporter.shutdown()  # Or it would go on trying.
 
 
 def unsampled(parent: SpanContext | None, trace_id: int) -> SpanContext:
@@ -156,11 +158,11 @@ def configure_tracing(settings: Settings) -> Tracer | None:
     provider = TracerProvider(
         sampler=_sampler(settings), resource=_resource(settings), id_generator=ids, shutdown_on_exit=False
     )
-    processors = [BatchSpanProcessor(exporter) for exporter in exporters]
-    for processor in processors:
+    exports = [(BatchSpanProcessor(exporter), exporter) for exporter in exporters]
+    for processor, _ in exports:
         provider.add_span_processor(processor)
     trace.set_tracer_provider(provider)
-    return Tracer(provider, ids, processors, _root_bound(settings))
+    return Tracer(provider, ids, exports, _root_bound(settings))
 
 
 def _resource(settings: Settings) -> Resource:
