@@ -166,7 +166,7 @@ def main() -> None:
         "# Handlers that wait\n\n"
         f"{__doc__ and ' '.join(__doc__.split('`python')[0].split())}\n\n"
         f"{now}; {machine}; load on the same machine by ghz; {arguments.rounds} interleaved rounds of {arguments.seconds:.0f} s; "
-        f"{', '.join(f'{name} {number}' for name, number in packages.items())}; both apps as they come, with their logs on.\n\n"
+        f"{', '.join(f'{name} {number}' for name, number in packages.items())}; both apps as they come.\n\n"
         f"{result.table()}\n\nRatio, median of neighbouring rounds: **{result.ratio:.2f}**. Calls that did not end OK: {result.failed}.\n\n"
         "The SDK's app has ten threads, so with such handlers it can't answer more than 500 calls a second; `make bench` "
         "measures again.\n"
