@@ -5,7 +5,8 @@ from __future__ import annotations
 import grpc
 from loguru import logger
 
-from apibase.errors import ServiceError, SidecarError, public_error
+from apibase.error_status import public_error
+from apibase.errors import ServiceError, SidecarError
 
 
 def tell(method: str, error: BaseException) -> ServiceError:

@@ -18,7 +18,8 @@ from loguru import logger
 
 from apibase.contract import is_implemented, request_class, response_class, where
 from apibase.contract.reasons import chassis_reason
-from apibase.errors import FieldViolation, InvalidRequest, ServiceError, to_status, too_large_request
+from apibase.error_status import to_status
+from apibase.errors import FieldViolation, InvalidRequest, ServiceError, too_large_request
 from apibase.failures import tell
 from apibase.middleware.call import TOKEN_HEADER, Call, Kind, Target
 from apibase.middleware.errors import CallOver

@@ -18,9 +18,10 @@ from apibase.contract.codegen import generate
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
+from tests.plugins.stack_logs import running
 from tests.sidecar.kafka_records import KafkaTopics, Record
 from tests.sidecar.poison import envelope
-from tests.sidecar.shop import eventually, running
+from tests.sidecar.shop import eventually
 
 HERE = Path(__file__).parent / "kafka_app"
 MIB = 1024 * 1024

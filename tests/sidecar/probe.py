@@ -23,8 +23,9 @@ from apibase.contract.codegen import generate
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
+from tests.plugins.stack_logs import running
 from tests.sidecar.redis_streams import RedisStreams
-from tests.sidecar.shop import eventually, running
+from tests.sidecar.shop import eventually
 
 HERE = Path(__file__).parent / "inbound"
 

@@ -27,12 +27,10 @@ from shop.orders.v1.service_pb2_grpc import OrderServiceStub
 from shop.payments.v1 import payment_pb2
 from shop.payments.v1 import service_pb2 as payments_pb2
 from shop.payments.v1.service_pb2_grpc import PaymentServiceStub
+from tests.plugins.stack_logs import running
 
 ROOT = Path(__file__).parent.parent.parent
 OPEN = {order_pb2.ORDER_STATUS_ACCEPTED, order_pb2.ORDER_STATUS_STARTED}
-
-running: list[Stack] = []
-"""The stacks that are up now: whose logs a failing test shows."""
 
 T = TypeVar("T")
 

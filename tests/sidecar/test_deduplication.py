@@ -24,8 +24,9 @@ from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
 from dapr_contract.v1.deduplication_pb2 import HandledEvent
+from tests.plugins.stack_logs import running
 from tests.sidecar.redis_streams import RedisStreams
-from tests.sidecar.shop import eventually, running
+from tests.sidecar.shop import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -15,7 +15,8 @@ from dapr.proto.runtime.v1 import binding_pb2, dapr_pb2_grpc, pubsub_pb2
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
-from tests.sidecar.shop import eventually, running
+from tests.plugins.stack_logs import running
+from tests.sidecar.shop import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -20,7 +20,8 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
-from tests.sidecar.shop import eventually, running
+from tests.plugins.stack_logs import running
+from tests.sidecar.shop import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -19,7 +19,8 @@ from apibase.contract.codegen import generate
 from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
-from tests.sidecar.shop import eventually, running
+from tests.plugins.stack_logs import running
+from tests.sidecar.shop import eventually
 from tests.telemetry.otlp import Received, receiving_grpc
 from tests.telemetry.spans import SpanTree
 

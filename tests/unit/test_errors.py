@@ -9,7 +9,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from apibase import Conflict, FieldViolation, InvalidRequest, ServiceError, SidecarError, SidecarUnavailable
-from apibase.errors import public_error, to_status
+from apibase.error_status import public_error, to_status
 
 CODES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 

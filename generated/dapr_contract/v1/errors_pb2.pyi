@@ -65,6 +65,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Somebody else wrote the state first."""
     ERROR_REASON_STATE_UNREADABLE: _ErrorReason.ValueType  # 26
     """What is in the state store is no message of the type that was asked for."""
+    ERROR_REASON_NOT_SUPPORTED: _ErrorReason.ValueType  # 27
+    """The component, or its version, does not have the feature that was asked for, or not with the promise that was asked for."""
+    ERROR_REASON_SECRET_NOT_FOUND: _ErrorReason.ValueType  # 28
+    """The secret store has no secret of that name."""
+    ERROR_REASON_SECRET_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 29
+    """The secret store does not answer."""
+    ERROR_REASON_LOCK_NOT_ACQUIRED: _ErrorReason.ValueType  # 30
+    """Somebody else holds the lock."""
+    ERROR_REASON_LOCK_LOST: _ErrorReason.ValueType  # 31
+    """The lock was held, and is not any more: its lease ran out, or somebody else has it."""
+    ERROR_REASON_CONFIGURATION_MISSING: _ErrorReason.ValueType  # 32
+    """No configuration store has the key, and it has no default."""
+    ERROR_REASON_CONFIGURATION_INVALID: _ErrorReason.ValueType  # 33
+    """The value of a configuration key is not of the type that was asked for."""
+    ERROR_REASON_COMPONENT_NOT_FOUND: _ErrorReason.ValueType  # 34
+    """The sidecar has not loaded the component that was asked for."""
     ERROR_REASON_NO_HANDLER: _ErrorReason.ValueType  # 40
     """Events, bindings and jobs.
 
@@ -130,6 +146,22 @@ ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 25
 """Somebody else wrote the state first."""
 ERROR_REASON_STATE_UNREADABLE: ErrorReason.ValueType  # 26
 """What is in the state store is no message of the type that was asked for."""
+ERROR_REASON_NOT_SUPPORTED: ErrorReason.ValueType  # 27
+"""The component, or its version, does not have the feature that was asked for, or not with the promise that was asked for."""
+ERROR_REASON_SECRET_NOT_FOUND: ErrorReason.ValueType  # 28
+"""The secret store has no secret of that name."""
+ERROR_REASON_SECRET_STORE_UNAVAILABLE: ErrorReason.ValueType  # 29
+"""The secret store does not answer."""
+ERROR_REASON_LOCK_NOT_ACQUIRED: ErrorReason.ValueType  # 30
+"""Somebody else holds the lock."""
+ERROR_REASON_LOCK_LOST: ErrorReason.ValueType  # 31
+"""The lock was held, and is not any more: its lease ran out, or somebody else has it."""
+ERROR_REASON_CONFIGURATION_MISSING: ErrorReason.ValueType  # 32
+"""No configuration store has the key, and it has no default."""
+ERROR_REASON_CONFIGURATION_INVALID: ErrorReason.ValueType  # 33
+"""The value of a configuration key is not of the type that was asked for."""
+ERROR_REASON_COMPONENT_NOT_FOUND: ErrorReason.ValueType  # 34
+"""The sidecar has not loaded the component that was asked for."""
 ERROR_REASON_NO_HANDLER: ErrorReason.ValueType  # 40
 """Events, bindings and jobs.
 

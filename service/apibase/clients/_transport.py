@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary
 
 import grpc
-from dapr.aio.clients import DaprClient
 from dapr.clients.exceptions import DaprGrpcError, DaprInternalError
-from dapr.clients.retry import RetryPolicy
 from dapr.conf.helpers import GrpcEndpoint
 from dapr.proto import api_service_v1, api_v1
 from loguru import logger
 
+from apibase.clients._channel import ChainedChannel, Client
 from apibase.clients._metrics import Metrics
+from apibase.clients._retries import RetryBudget, again
 from apibase.clients._standard import Deadline, Identity, Tracing
-from apibase.clients.outbound import OutboundCall, OutboundChain, OutboundMiddleware, OutboundTarget
+from apibase.clients.components import Component, components_of, not_loaded
+from apibase.clients.outbound import OutboundChain, OutboundMiddleware
 from apibase.contract.reasons import chassis_reason
 from apibase.errors import SidecarError, SidecarUnavailable
-from apibase.middleware.call import Kind
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from dapr.aio.clients import DaprClient
     from opentelemetry.util.types import AttributeValue
 
-    from apibase.clients.outbound import Start
     from apibase.observability.metrics import Metrics as Families
     from apibase.settings import Settings
 
@@ -45,7 +46,7 @@ _GRACE_SECONDS = 5.0
 
 
 class Sidecar:
-    """This app's connection to its sidecar, shared by all clients; opened in the running loop by the first call.
+    """This app's connection to its sidecar, shared by all clients; opened by the first call, one for each event loop that calls.
 
     Nothing blocks the loop: not the constructor, and not opening (the SDK's own constructor waits for the sidecar's HTTP
     health synchronously; `client` is one that does not). With `metrics`, its calls are counted and timed there.
@@ -63,8 +64,12 @@ class Sidecar:
         ]
         self.outbound = OutboundChain(built_in, settings.outbound_middleware if metrics is not None else ())
         """What every call passes."""
-        self._channel: grpc.aio.Channel | None = None
-        self._client: DaprClient | None = None
+        self._channels: WeakKeyDictionary[asyncio.AbstractEventLoop, grpc.aio.Channel] = WeakKeyDictionary()
+        self._budget = RetryBudget()
+        self._components: dict[str, Component] = {}
+        self._client = Client(self.channel())
+        self.stub = api_service_v1.DaprStub(self.channel())  # type: ignore[no-untyped-call]
+        """The sidecar's API as generated, over this connection: for what the SDK's client can't do."""
 
     @property
     def address(self) -> str:
@@ -73,14 +78,45 @@ class Sidecar:
 
     @property
     def client(self) -> DaprClient:
-        """The Dapr SDK's asyncio client, over this connection."""
-        if self._client is None:
-            self._client = _Client(self.channel())
+        """The Dapr SDK's asyncio client, over this connection; it can be used from every loop."""
         return self._client
 
     def channel(self, *, app_id: str | None = None) -> grpc.aio.Channel:
         """Return a channel to the sidecar's own API, or through it to another app's services."""
-        return _ChainedChannel(self._open, self.outbound, app_id or "")
+        return ChainedChannel(self._open, self.outbound, app_id or "")
+
+    async def call(self, make: Callable[[], Awaitable[T]], *, component: str = "", safe: bool = False) -> T:
+        """Make a call of `client` or `stub`, and raise what it fails with as a `SidecarError`.
+
+        `safe` says that it may be made twice, as what only reads may: then it is made again while the sidecar can't be reached, within
+        the setting `call_timeout` and the inbound call's time, and within a budget. What a component answers is never asked for twice:
+        that is for Dapr's resiliency policies.
+        """
+        began = time.monotonic()
+        try:
+            answer = await sidecar_call(make(), component=component)
+        except SidecarUnavailable as error:
+            if not safe:
+                raise
+            answer = await again(
+                lambda: sidecar_call(make(), component=component),
+                error,
+                began=began,
+                within=self._settings.call_timeout,
+                budget=self._budget,
+            )
+        self._budget.earn()
+        return answer
+
+    async def component(self, name: str) -> Component:
+        """Return what the sidecar says of a component, which it is asked once. Raises `SidecarError` where it has not loaded it."""
+        if name not in self._components:
+            metadata = await self.call(lambda: self.stub.GetMetadata(api_v1.GetMetadataRequest()), safe=True)
+            self._components = components_of(metadata)
+        found = self._components.get(name)
+        if found is None:
+            raise not_loaded(name, self._components)
+        return found
 
     def _names(self) -> Mapping[str, AttributeValue]:
         """The sidecar, by the names of the semantic conventions."""
@@ -88,7 +124,9 @@ class Sidecar:
         return {"server.address": self._endpoint.hostname, **({"server.port": port} if port else {})}
 
     def _open(self) -> grpc.aio.Channel:
-        if self._channel is None:
+        loop = asyncio.get_running_loop()
+        channel = self._channels.get(loop)
+        if channel is None:
             options = [
                 ("grpc.max_send_message_length", self._settings.max_message_bytes),
                 ("grpc.max_receive_message_length", self._settings.max_message_bytes),
@@ -101,12 +139,12 @@ class Sidecar:
                 ("grpc.keepalive_timeout_ms", 5_000),
             ]
             target = self._endpoint.endpoint
-            self._channel = (
+            channel = self._channels[loop] = (
                 grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options)
                 if self._endpoint.tls
                 else grpc.aio.insecure_channel(target, options)
             )
-        return self._channel
+        return channel
 
     async def wait_ready(self, timeout: float) -> dict[str, str]:  # noqa: ASYNC109 - it reports while it waits
         """Return as soon as the sidecar's gRPC API answers, which it does once its components are loaded: name to type.
@@ -114,13 +152,12 @@ class Sidecar:
         Says every two seconds what is being waited for. Raises `SidecarUnavailable` after `timeout` seconds, and
         `SidecarError` at once when the sidecar refuses our token.
         """
-        stub = api_service_v1.DaprStub(self.channel())  # type: ignore[no-untyped-call]
         started = time.monotonic()
         silent_until = 0.0
         while True:
             left = started + timeout - time.monotonic()
             try:
-                metadata = await stub.GetMetadata(
+                metadata = await self.stub.GetMetadata(
                     api_v1.GetMetadataRequest(), wait_for_ready=True, timeout=max(min(_ATTEMPT_SECONDS, left), 0.05)
                 )
             except grpc.aio.AioRpcError as error:
@@ -154,11 +191,10 @@ class Sidecar:
                 return loaded
 
     async def close(self) -> None:
-        """Close the connection, after a grace of 5 s for the calls that are pending."""
-        if self._channel is not None:
-            await self._channel.close(_GRACE_SECONDS)
-            self._channel = None
-            self._client = None
+        """Close the connection, after a grace of 5 s for the calls that are pending; from whichever loop they are."""
+        channels = list(self._channels.items())
+        self._channels.clear()
+        await asyncio.gather(*(_close(channel, loop) for loop, channel in channels))
 
 
 async def sidecar_call(awaitable: Awaitable[T], *, component: str) -> T:
@@ -178,120 +214,9 @@ async def sidecar_call(awaitable: Awaitable[T], *, component: str) -> T:
         raise SidecarError(status.code(), _SIDECAR_ERROR, details, component=component) from error
 
 
-class _Client(DaprClient):
-    """The SDK's client without its constructor, which probes the sidecar synchronously over HTTP."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        # None of its own: a second try of a write that took effect would find its own first one, and call it a conflict.
-        self.retry_policy = RetryPolicy(max_attempts=0)
-        self.invocation_client = None
-        self._channel = channel
-        self._stub = api_service_v1.DaprStub(channel)  # type: ignore[no-untyped-call]
-
-
-class _ChainedChannel(grpc.aio.Channel):
-    """A channel that opens late, and whose every call passes the outbound chain; a stub can be made of it before any loop runs."""
-
-    def __init__(self, open_channel: Callable[[], grpc.aio.Channel], chain: OutboundChain, app_id: str) -> None:
-        self._open = open_channel
-        self._chain = chain
-        self._app_id = app_id
-
-    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._method(Kind.UNARY, method, lambda opened: opened.unary_unary, args, kwargs)
-
-    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._method(Kind.SERVER_STREAM, method, lambda opened: opened.unary_stream, args, kwargs)
-
-    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._method(Kind.CLIENT_STREAM, method, lambda opened: opened.stream_unary, args, kwargs)
-
-    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self._method(Kind.BIDI_STREAM, method, lambda opened: opened.stream_stream, args, kwargs)
-
-    def _method(
-        self,
-        kind: Kind,
-        method: str,
-        make: Callable[[grpc.aio.Channel], Callable[..., Any]],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> _Method:
-        target = OutboundTarget(kind, method.lstrip("/"), self._app_id)
-        return _Method(self._open, self._chain, target, make, (method, *args), kwargs)
-
-    async def close(self, grace: float | None = None) -> None:
-        """Leave the connection open: it is shared, and `Sidecar.close` ends it."""
-
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        return self._open().get_state(try_to_connect)
-
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self._open().wait_for_state_change(last_observed_state)
-
-    async def channel_ready(self) -> None:
-        await self._open().channel_ready()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        return None
-
-
-class _Method:
-    """One method of a stub, whose calls pass the outbound chain; that is made of it at the first of them."""
-
-    def __init__(
-        self,
-        open_channel: Callable[[], grpc.aio.Channel],
-        chain: OutboundChain,
-        target: OutboundTarget,
-        make: Callable[[grpc.aio.Channel], Callable[..., Any]],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
-        self._open = open_channel
-        self._chain = chain
-        self._target = target
-        self._make = make
-        self._args = args
-        self._kwargs = kwargs
-        self._made: tuple[grpc.aio.Channel, Start] | None = None
-
-    def __call__(
-        self,
-        request: Any = None,
-        timeout: float | None = None,
-        metadata: Sequence[tuple[str, str | bytes]] | None = None,
-        *,
-        request_iterator: Any = None,
-        **options: Any,
-    ) -> Any:
-        given = request if request is not None else request_iterator
-        call = OutboundCall(self._target, given, timeout, list(metadata or ()), options)
-        return self._start()(call)
-
-    def _start(self) -> Start:
-        channel = self._open()
-        if self._made is None or self._made[0] is not channel:
-            self._made = (channel, self._chain.start_of(self._target, self._begin(channel)))
-        return self._made[1]
-
-    def _begin(self, channel: grpc.aio.Channel) -> Start:
-        """Return what hands a call to gRPC."""
-        kwargs = dict(self._kwargs)
-        hook = self._chain.response_hook(self._target)
-        deserialize = kwargs.get("response_deserializer")
-        if hook is not None and deserialize is not None:
-            kwargs["response_deserializer"] = lambda data: hook(deserialize(data))
-        method = self._make(channel)(*self._args, **kwargs)
-
-        def begin(call: OutboundCall) -> grpc.aio.Call:
-            if call.request is None:
-                made = method(timeout=call.timeout, metadata=call.metadata, **call.options)
-            else:
-                made = method(call.request, timeout=call.timeout, metadata=call.metadata, **call.options)
-            return made  # type: ignore[no-any-return]
-
-        return begin
+async def _close(channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> None:
+    """Close a channel in the loop that it belongs to; where that has ended, its calls have too."""
+    if loop is asyncio.get_running_loop():
+        await channel.close(_GRACE_SECONDS)
+    elif loop.is_running():
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(channel.close(_GRACE_SECONDS), loop))

@@ -170,7 +170,7 @@ def test_nothing_is_opened_before_the_first_call(settings: Settings, desk: Desk)
     ServiceInvocationClient(sidecar).client(desk.grpc.DeskStub, app_id="other")
 
     assert sidecar.client is sidecar.client
-    assert sidecar._channel is None
+    assert not sidecar._channels
 
 
 @pytest.mark.req("R1.4")

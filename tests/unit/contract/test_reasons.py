@@ -15,7 +15,7 @@ import orders.errors
 import payments.errors
 from apibase import Drop, ErrorReasons, InvalidRequest, ServiceError
 from apibase.contract.reasons import Reason
-from apibase.errors import to_status
+from apibase.error_status import to_status
 from dapr_contract.v1 import errors_pb2
 from orders.rules import LineProblem, Problem
 from shop.orders.v1 import errors_pb2 as order_errors_pb2

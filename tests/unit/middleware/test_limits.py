@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apibase import App, ServiceError
-from apibase.errors import to_status
+from apibase.error_status import to_status
 from apibase.middleware import CALLS, DELIVERIES, Call, Kind, Target
 from apibase.middleware.limits import ConcurrencyLimit, RateLimit
 from tests.unit.conftest import Desk

@@ -1,0 +1,77 @@
+"""The sides that the contract suite runs on: the stand-in sidecar, and the real daprd of each series, with the same components."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apibase import Settings, Sidecar
+from apibase.local.options import StackOptions
+from apibase.local.stack import Stack
+from apibase.local.topology import read_topology
+from tests.plugins.stack_logs import running
+
+HERE = Path(__file__).parent
+TOPOLOGY = HERE / "compose" / "dapr.yaml"
+SECRETS = {
+    "database": "hunter2-of-the-database",
+    "api-key": "key-of-the-provider",
+    "nested": {"user": "ann", "pin": "1234"},
+}
+
+
+@dataclass
+class Side:
+    """One sidecar under test. `name` is `stand-in`, or the series of the real daprd."""
+
+    name: str
+    settings: Settings
+    """Those of the app `contract`, which is beside it."""
+    sidecar: Sidecar
+    files: Path
+    """The folder of the binding `files`."""
+    stack: Stack | None = None
+    _keys: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    _number: int = 0
+
+    def key(self, name: str = "key") -> str:
+        """Return a key that no other test has."""
+        self._number += 1
+        return f"{name}-{self._keys}-{self._number}"
+
+
+@asynccontextmanager
+async def real(series: str, folder: Path) -> AsyncIterator[Side]:
+    """Run the real daprd of a series, with its backends."""
+    environment = write_files(folder)
+    options = StackOptions(env={"contract": environment}, dapr=series)
+    async with Stack(read_topology(TOPOLOGY), options) as stack:
+        running.append(stack)
+        settings = Settings(
+            app_id="contract",
+            app_port=int(stack.environment("contract")["APP_PORT"]),
+            dapr_grpc_endpoint=stack.sidecar("contract").grpc_address,
+            dapr_http_port=int(stack.environment("contract")["DAPR_HTTP_PORT"]),
+        )
+        sidecar = Sidecar(settings)
+        await sidecar.wait_ready(20)
+        try:
+            yield Side(series, settings, sidecar, folder / "files", stack)
+        finally:
+            await sidecar.close()
+            running.remove(stack)
+
+
+def write_files(folder: Path) -> dict[str, str]:
+    """Write what components read from files, and return the variables that name them."""
+    (folder / "files").mkdir()
+    (folder / "secrets.json").write_text(json.dumps(SECRETS))
+    return {
+        "SECRETS_FILE": str(folder / "secrets.json"),
+        "SQLITE_FILE": str(folder / "state.db"),
+        "FILES_FOLDER": str(folder / "files"),
+    }
