@@ -66,6 +66,7 @@ protos: $(STAMP) ## Fetch the contracts that ours import, for buf and the genera
 .PHONY: gen
 gen: protos ## Generate what is generated: code and descriptors of the contracts, the configuration reference
 	@$(BIN)/apibase gen --protos protos --protos .protos/protovalidate --out generated
+	@$(BIN)/python tools/component_stubs.py
 	@$(BIN)/python tools/configuration_reference.py
 
 .PHONY: accept
@@ -87,6 +88,7 @@ check: protos ## Lint, types, layers, contracts, and that generating again chang
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code protos
 	$(BIN)/apibase gen --protos protos --protos .protos/protovalidate --out generated --check
+	$(BIN)/python tools/component_stubs.py --check
 	$(BIN)/buf breaking protos --against protos/accepted.binpb
 	$(BIN)/apibase breaking
 	$(BIN)/python tools/configuration_reference.py --check

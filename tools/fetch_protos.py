@@ -1,7 +1,8 @@
 """Fetch the contracts that ours import into .protos/, where buf and the generator read them; nothing is fetched twice.
 
-`buf/validate` comes from its Go module, pinned with its checksum in tools/protos; `google/type` and `google/rpc` come
-from the installed googleapis-common-protos.
+`buf/validate` comes from its Go module, pinned with its checksum in tools/protos, the protocol of Dapr's pluggable
+components from Dapr's own, the version that is built here; `google/type` and `google/rpc` come from the installed
+googleapis-common-protos.
 """
 
 from __future__ import annotations
@@ -14,36 +15,47 @@ import tempfile
 from importlib.metadata import distribution, version
 from pathlib import Path
 
+from apibase.local.binaries.dapr_build import dapr_module
+from apibase.local.binaries.dapr_tool import SERIES
 from apibase.local.binaries.go_tool import build_environment, find_go
 from apibase.local.binaries.report import ToolMissing
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / ".protos"
 MODULE = "github.com/bufbuild/protovalidate"
+DAPR = "github.com/dapr/dapr"
 _LEAST_GO = (1, 21)
 
 
 def fetch_protovalidate(target: Path) -> None:
     """Copy `buf/validate/validate.proto` out of the module that tools/protos/go.mod names."""
-    module = ROOT / "tools" / "protos"
+    copy_from_module(ROOT / "tools" / "protos", MODULE, _LEAST_GO, "proto/protovalidate", "buf/validate", target)
+
+
+def fetch_components(target: Path) -> None:
+    """Copy the protocol of pluggable components out of Dapr's module."""
+    dapr = dapr_module(SERIES)
+    copy_from_module(dapr.folder, DAPR, dapr.go, "", "dapr/proto/components/v1", target)
+
+
+def copy_from_module(pinned: Path, module: str, least: tuple[int, ...], root: str, package: str, target: Path) -> None:
+    """Copy the contracts of a package out of a Go module that `pinned`'s go.mod and go.sum name."""
     with tempfile.TemporaryDirectory(prefix="apibase-protos-") as scratch:
-        go = find_go(_LEAST_GO, print)
+        go = find_go(least, print)
         done = subprocess.run(
-            [go.executable, "mod", "download", "-json", MODULE],
-            cwd=module,
+            [go.executable, "mod", "download", "-json", module],
+            cwd=pinned,
             env=build_environment(go, Path(scratch) / "caches", Path(scratch)),
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            sys.exit(f"fetch_protos: go could not download {MODULE}:\n{done.stdout}{done.stderr}")
-        source = (
-            Path(json.loads(done.stdout)["Dir"]) / "proto" / "protovalidate" / "buf" / "validate" / "validate.proto"
-        )
-        destination = target / "buf" / "validate"
+            sys.exit(f"fetch_protos: go could not download {module}:\n{done.stdout}{done.stderr}")
+        destination = target / package
         destination.mkdir(parents=True)
-        shutil.copyfile(source, destination / "validate.proto")
+        for source in (Path(json.loads(done.stdout)["Dir"]) / root / package).glob("*.proto"):
+            shutil.copyfile(source, destination / source.name)
 
 
 def fetch_googleapis(target: Path) -> None:
@@ -59,6 +71,7 @@ def main() -> None:
     """Fetch what is missing or of another version than the pinned one."""
     wanted = {
         "protovalidate": ((ROOT / "tools" / "protos" / "go.sum").read_text(), fetch_protovalidate),
+        "dapr_components": (dapr_module(SERIES).version, fetch_components),
         "googleapis": (version("googleapis-common-protos"), fetch_googleapis),
     }
     for name, (stamp, fetch) in wanted.items():
