@@ -85,15 +85,27 @@ class InvalidRequest(ServiceError):
 
 
 class SidecarError(ServiceError):
-    """The sidecar answered a building-block call with an error; `component` names the component that it concerns."""
+    """The sidecar answered a building-block call with an error.
+
+    `component` names the component that it concerns; `dapr_code` is Dapr's own error code, such as DAPR_STATE_NOT_FOUND, where it gives one
+    (https://docs.dapr.io/reference/errors/).
+    """
 
     def __init__(
-        self, code: grpc.StatusCode, reason: str, message: str, *, component: str = "", retryable: bool | None = None
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        *,
+        component: str = "",
+        retryable: bool | None = None,
+        dapr_code: str = "",
     ) -> None:
         super().__init__(
             code, reason, message, metadata={"component": component} if component else None, retryable=retryable
         )
         self.component = component
+        self.dapr_code = dapr_code
 
 
 class SidecarUnavailable(SidecarError):

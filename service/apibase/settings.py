@@ -9,7 +9,7 @@ import warnings
 from typing import Annotated, Literal
 
 from dapr.conf.helpers import GrpcEndpoint
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, FilePath, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_MAX_BYTES = 4 * 1024 * 1024
@@ -36,6 +36,11 @@ class Settings(BaseSettings):
         None,
         validation_alias="DAPR_GRPC_ENDPOINT",
         description="Endpoint of the sidecar's gRPC API (`https://host:port`, `unix:///path`, `host:port`); wins over host and port.",
+    )
+    sidecar_ca_file: FilePath | None = Field(
+        None,
+        validation_alias="APIBASE_SIDECAR_CA_FILE",
+        description="File of the authorities (PEM) that a sidecar behind TLS is trusted by; unset: gRPC's own.",
     )
     dapr_host: str = Field("127.0.0.1", validation_alias="DAPR_RUNTIME_HOST", description="Host of the sidecar.")
     dapr_grpc_port: int = Field(
@@ -206,9 +211,7 @@ class Settings(BaseSettings):
     @classmethod
     def _readable_endpoint(cls, value: str | None) -> str | None:
         if value:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of https://, which Dapr's own tools still set
-                GrpcEndpoint(value)
+            _endpoint(value)
         return value
 
     @field_validator("middleware", "outbound_middleware", mode="before")
@@ -253,3 +256,14 @@ class Settings(BaseSettings):
     def sidecar_address(self) -> str:
         """The sidecar's gRPC address as a person or the Dapr SDK writes it."""
         return self.dapr_grpc_endpoint or f"{self.dapr_host}:{self.dapr_grpc_port}"
+
+    @property
+    def sidecar_endpoint(self) -> GrpcEndpoint:
+        """The same, taken apart."""
+        return _endpoint(self.sidecar_address)
+
+
+def _endpoint(address: str) -> GrpcEndpoint:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of https://, which Dapr's own tools still set
+        return GrpcEndpoint(address)

@@ -46,8 +46,16 @@ class FakeDapr(api_service_v1.DaprServicer):
     effect, which can fail too: an answer that got lost.
     """
 
-    def __init__(self, address: str, handlers: Sequence[grpc.GenericRpcHandler] = (), token: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        handlers: Sequence[grpc.GenericRpcHandler] = (),
+        token: str = "",
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self.address = address
+        self.port = 0
+        self._credentials = credentials
         self.components = {"events": "pubsub.redis", "mail": "bindings.smtp", "tick": "bindings.cron"}
         self.components |= {"order-sweep": "bindings.cron", "statestore": "state.postgresql"}
         self.capabilities = {"statestore": ["ETAG", "TRANSACTIONAL", "TTL"]}
@@ -67,7 +75,10 @@ class FakeDapr(api_service_v1.DaprServicer):
         api_service_v1.add_DaprServicer_to_server(self, self._server)
         if self._handlers:
             self._server.add_generic_rpc_handlers(tuple(self._handlers))
-        self._server.add_insecure_port(self.address.replace("unix://", "unix:"))
+        if self._credentials is not None:
+            self.port = self._server.add_secure_port(self.address, self._credentials)
+        else:
+            self.port = self._server.add_insecure_port(self.address.replace("unix://", "unix:"))
         await self._server.start()
 
     async def stop(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -18,6 +20,7 @@ GIVEN = {
     "APIBASE_SIDECAR_TIMEOUT": ("sidecar_timeout", "1.5", 1.5),
     "APIBASE_CALL_TIMEOUT": ("call_timeout", "2.5", 2.5),
     "APIBASE_DRAIN_TIMEOUT": ("drain_timeout", "0", 0.0),
+    "APIBASE_SIDECAR_CA_FILE": ("sidecar_ca_file", __file__, Path(__file__)),
     "APIBASE_MAX_MESSAGE_BYTES": ("max_message_bytes", "1000", 1000),
     "APIBASE_DEDUPLICATION_STORE": ("deduplication_store", "statestore", "statestore"),
     "APIBASE_DEDUPLICATION_LEASE": ("deduplication_lease", "5", 5.0),

@@ -7,14 +7,15 @@ rpc (an interceptor class that subclasses several is registered for one of them 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 import grpc
 from dapr.clients.exceptions import DaprGrpcError, DaprInternalError
-from dapr.conf.helpers import GrpcEndpoint
 from dapr.proto import api_service_v1, api_v1
+from google.rpc import error_details_pb2, status_pb2
 from loguru import logger
 
 from apibase.clients._channel import ChainedChannel, Client
@@ -54,7 +55,7 @@ class Sidecar:
 
     def __init__(self, settings: Settings, metrics: Families | None = None) -> None:
         self._settings = settings
-        self._endpoint = GrpcEndpoint(settings.sidecar_address)
+        self._endpoint = settings.sidecar_endpoint
         token = settings.dapr_api_token
         built_in: list[OutboundMiddleware] = [
             Tracing(self._names()),
@@ -140,11 +141,15 @@ class Sidecar:
             ]
             target = self._endpoint.endpoint
             channel = self._channels[loop] = (
-                grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options)
+                grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(self._authorities()), options)
                 if self._endpoint.tls
                 else grpc.aio.insecure_channel(target, options)
             )
         return channel
+
+    def _authorities(self) -> bytes | None:
+        file = self._settings.sidecar_ca_file
+        return file.read_bytes() if file is not None else None
 
     async def wait_ready(self, timeout: float) -> dict[str, str]:  # noqa: ASYNC109 - it reports while it waits
         """Return as soon as the sidecar's gRPC API answers, which it does once its components are loaded: name to type.
@@ -209,9 +214,27 @@ async def sidecar_call(awaitable: Awaitable[T], *, component: str) -> T:
         if not isinstance(status, grpc.aio.AioRpcError):
             raise SidecarError(grpc.StatusCode.UNKNOWN, _SIDECAR_ERROR, str(error), component=component) from error
         details = status.details() or ""
-        if status.code() is grpc.StatusCode.UNAVAILABLE:
+        if status.code() is grpc.StatusCode.UNAVAILABLE and not _FROM_DAPRD.match(details):
             raise SidecarUnavailable(details) from error
-        raise SidecarError(status.code(), _SIDECAR_ERROR, details, component=component) from error
+        raise SidecarError(
+            status.code(), _SIDECAR_ERROR, details, component=component, dapr_code=_dapr_code(status)
+        ) from error
+
+
+# gRPC gives no sign of whether the peer said UNAVAILABLE or is not there. daprd says so of the app behind it, in the words of grpc-go,
+# and of what it failed to do itself; all else is gRPC's own word on the connection.
+_FROM_DAPRD = re.compile(r"connection error: desc = |rpc error: |error |failed (?!to connect to all addresses)")
+
+
+def _dapr_code(status: grpc.aio.AioRpcError) -> str:
+    """Return the reason of daprd's own `ErrorInfo`, such as DAPR_STATE_NOT_FOUND; empty where it gives none."""
+    for key, value in status.trailing_metadata() or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            info = error_details_pb2.ErrorInfo()
+            for detail in status_pb2.Status.FromString(value).details:
+                if detail.Unpack(info):
+                    return str(info.reason)
+    return ""
 
 
 async def _close(channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> None:
