@@ -142,6 +142,57 @@ class Conflict(SidecarError):
         self.key = key
 
 
+class SecretNotFoundError(SidecarError):
+    """The secret store has no secret `name`, or the secret has no `key`."""
+
+    def __init__(self, name: str, *, component: str = "", key: str | None = None) -> None:
+        what = f"no secret {name!r}" if key is None else f"no key {key!r} in the secret {name!r}"
+        super().__init__(
+            grpc.StatusCode.NOT_FOUND,
+            chassis_reason(errors_pb2.ERROR_REASON_SECRET_NOT_FOUND),
+            f"the secret store {component!r} has {what}",
+            component=component,
+        )
+        self.name = name
+        self.key = key
+
+
+class SecretStoreUnavailable(SidecarError):
+    """The sidecar answers, the secret store behind it does not. Retryable; the sidecar's resiliency policies had their tries already."""
+
+    def __init__(self, component: str, why: str) -> None:
+        reason = chassis_reason(errors_pb2.ERROR_REASON_SECRET_STORE_UNAVAILABLE)
+        text = f"the secret store {component!r} does not answer: {why}"
+        super().__init__(grpc.StatusCode.UNAVAILABLE, reason, text, component=component, retryable=True)
+
+
+class ConfigurationMissing(SidecarError):
+    """No configuration store has a value for `key`, and it has no default. `why` says which stores could not be read."""
+
+    def __init__(self, key: str, stores: Sequence[str], why: str = "") -> None:
+        super().__init__(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            chassis_reason(errors_pb2.ERROR_REASON_CONFIGURATION_MISSING),
+            f"the configuration key {key!r} has no default and no value in {', '.join(stores) or 'any store'}{f': {why}' if why else ''}",
+            component=", ".join(stores),
+        )
+        self.key = key
+
+
+class ConfigurationInvalid(SidecarError):
+    """The value of `key` in a configuration store is not of the key's type; `problem` says why, without the value."""
+
+    def __init__(self, key: str, store: str, problem: str) -> None:
+        super().__init__(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            chassis_reason(errors_pb2.ERROR_REASON_CONFIGURATION_INVALID),
+            f"the configuration key {key!r} in {store!r} is invalid: {problem}",
+            component=store,
+        )
+        self.key = key
+        self.problem = problem
+
+
 class Retry(Exception):
     """Raised by a listener: the event is to be delivered again. Becomes RETRY."""
 
