@@ -14,6 +14,7 @@ from apibase.local.options import StackOptions
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
 from tests.plugins.stack_logs import running
+from tests.sidecar.redis_values import RedisValues
 
 HERE = Path(__file__).parent
 TOPOLOGY = HERE / "compose" / "dapr.yaml"
@@ -22,6 +23,8 @@ SECRETS = {
     "api-key": "key-of-the-provider",
     "nested": {"user": "ann", "pin": "1234"},
 }
+# The configuration stores, by the number of their database in Redis.
+CONFIGURATION = {"settings": 0, "defaults": 1}
 
 
 @dataclass
@@ -42,6 +45,14 @@ class Side:
         """Return a key that no other test has."""
         self._number += 1
         return f"{name}-{self._keys}-{self._number}"
+
+    async def set_configuration(
+        self, key: str, value: str | None, *, version: str = "", store: str = "settings"
+    ) -> None:
+        """Change a value in a configuration store, past the sidecar; None takes it away."""
+        assert self.stack is not None
+        values = RedisValues(self.stack.environment("contract")["REDIS_HOST"], CONFIGURATION[store])
+        await (values.delete(key) if value is None else values.set(key, value, version))
 
 
 @asynccontextmanager
@@ -69,9 +80,10 @@ async def real(series: str, folder: Path) -> AsyncIterator[Side]:
 def write_files(folder: Path) -> dict[str, str]:
     """Write what components read from files, and return the variables that name them."""
     (folder / "files").mkdir()
-    (folder / "secrets.json").write_text(json.dumps(SECRETS))
+    (folder / "secrets.json").write_text(json.dumps({**SECRETS, "sqlite-file": str(folder / "by-reference.db")}))
     return {
         "SECRETS_FILE": str(folder / "secrets.json"),
         "SQLITE_FILE": str(folder / "state.db"),
         "FILES_FOLDER": str(folder / "files"),
+        "CONTRACT_SECRET_PROVIDER": "key-in-the-environment",
     }
