@@ -55,6 +55,11 @@ bench: $(STAMP) ## Measure again what docs/benchmarks/ says; leave the machine a
 bench-chain: $(STAMP) ## What the chain costs a call, against raw gRPC and the SDK's app; ARGS=--memory: a million calls
 	@$(BIN)/python -m tests.bench.chain $(ARGS)
 
+.PHONY: contract-table
+contract-table: $(STAMP) ## Run the contract suite on every side, and write docs/contract-suite.md
+	@$(BIN)/python -m apibase.local.binaries 1.18 1.14
+	@$(BIN)/pytest --quiet --contract-table docs/contract-suite.md tests/contract $(ARGS)
+
 .PHONY: criteria
 criteria: $(STAMP) ## The table of all criteria with the tests that carry them
 	@$(BIN)/pytest --quiet --no-header --criteria tests
