@@ -28,20 +28,21 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(180)]
 
 
 async def load(side: Side, errors: Path) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, str(Path(__file__).with_name("restart_load.py")), str(RATE), str(DEADLINE)),
-        env={
-            **os.environ,
-            "APP_ID": "contract",
-            "DAPR_GRPC_ENDPOINT": side.settings.sidecar_address,
-            "PYTHONPATH": f"{ROOT}/service:{ROOT}/generated",
-            "GRPC_VERBOSITY": "NONE",
-        },
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=errors.open("wb"),
-        limit=2**26,
-    )
+    with errors.open("wb") as told:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, str(Path(__file__).parent / "restart/load.py"), str(RATE), str(DEADLINE)),
+            env={
+                **os.environ,
+                "APP_ID": "contract",
+                "DAPR_GRPC_ENDPOINT": side.settings.sidecar_address,
+                "PYTHONPATH": f"{ROOT}/service:{ROOT}/generated",
+                "GRPC_VERBOSITY": "NONE",
+            },
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=told,
+            limit=2**26,
+        )
 
 
 def late(report: dict[str, Any], since: float, until: float) -> float:

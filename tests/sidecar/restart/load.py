@@ -1,6 +1,6 @@
 """A program that calls its sidecar at an even rate, whatever becomes of it, and says at the end what became of each call.
 
-`python restart_load.py RATE DEADLINE` calls until a line comes on its standard input, and prints one line of JSON: the calls, and how late
+`python load.py RATE DEADLINE` calls until a line comes on its standard input, and prints one line of JSON: the calls, and how late
 the event loop was.
 """
 
