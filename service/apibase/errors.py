@@ -130,16 +130,68 @@ class NotSupported(SidecarError):
 
 
 class Conflict(SidecarError):
-    """Somebody else wrote the key first: the etag given is stale, or the key exists already. Read again, then retry."""
+    """Somebody else wrote the key first: the etag given is stale, or the key exists already. Read again, then retry.
+
+    `key` is empty for a transaction of which can't be told whose key it was.
+    """
 
     def __init__(self, key: str, *, component: str = "") -> None:
         super().__init__(
             grpc.StatusCode.ABORTED,
             chassis_reason(errors_pb2.ERROR_REASON_STATE_CONFLICT),
-            f"the state under {key!r} has changed",
+            f"the state under {key!r} has changed" if key else "the state under one of the keys has changed",
             component=component,
         )
         self.key = key
+
+
+class LockNotAcquired(SidecarError):
+    """Somebody else holds the lock on `resource`."""
+
+    def __init__(self, resource: str, *, component: str = "") -> None:
+        super().__init__(
+            grpc.StatusCode.ABORTED,
+            chassis_reason(errors_pb2.ERROR_REASON_LOCK_NOT_ACQUIRED),
+            f"somebody else holds the lock on {resource!r}",
+            component=component,
+        )
+        self.resource = resource
+
+
+class LockLost(SidecarError):
+    """The lock on `resource` was held, and is not any more: what was done under it may have met what others did."""
+
+    def __init__(self, resource: str, *, component: str = "") -> None:
+        super().__init__(
+            grpc.StatusCode.ABORTED,
+            chassis_reason(errors_pb2.ERROR_REASON_LOCK_LOST),
+            f"the lease of the lock on {resource!r} is over",
+            component=component,
+        )
+        self.resource = resource
+
+
+class CalleeError(SidecarError):
+    """The app `app_id` answered a call with an error: `code` is its gRPC status, or what its HTTP status means.
+
+    `http_status` is None for gRPC; `callee_reason` is the reason of the `ErrorInfo` that it gave, if it did.
+    """
+
+    def __init__(  # noqa: PLR0913 - what an app answers, by name
+        self,
+        app_id: str,
+        code: grpc.StatusCode,
+        message: str,
+        *,
+        http_status: int | None = None,
+        callee_reason: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(code, chassis_reason(errors_pb2.ERROR_REASON_UPSTREAM_ERROR), message, component=app_id)
+        self.app_id = app_id
+        self.http_status = http_status
+        self.callee_reason = callee_reason
+        self.retry_after = retry_after
 
 
 class SecretNotFoundError(SidecarError):

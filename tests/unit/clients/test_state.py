@@ -26,13 +26,13 @@ CONSISTENCY = common_v1.StateOptions.StateConsistency
 @pytest.fixture
 async def state(dapr: FakeDapr, settings: Settings) -> AsyncIterator[StateManager]:
     sidecar = Sidecar(settings)
-    yield StateManager(sidecar, "store")
+    yield StateManager(sidecar, "statestore")
     await sidecar.close()
 
 
 def last_saved(dapr: FakeDapr) -> Any:
     request = dapr.last("SaveState").request
-    assert request.store_name == "store"
+    assert request.store_name == "statestore"
     (item,) = request.states
     return item
 
@@ -117,7 +117,7 @@ async def test_an_etag_lets_one_of_two_writers_through(desk: Desk, state: StateM
     with pytest.raises(Conflict) as caught:
         await state.save("a", desk.pb2.Asked(text="theirs"), etag=item.etag)
 
-    assert (caught.value.key, caught.value.component) == ("a", "store")
+    assert (caught.value.key, caught.value.component) == ("a", "statestore")
     assert last_saved(dapr).options.concurrency == CONCURRENCY.CONCURRENCY_FIRST_WRITE
     assert dapr.rows["a"].data == b'{"text": "mine"}'
 
@@ -179,7 +179,7 @@ async def test_a_write_whose_answer_got_lost_is_no_conflict_with_itself(
 @pytest.mark.req("R1.5")
 async def test_a_sidecar_that_is_away_is_unavailable(desk: Desk, settings: Settings) -> None:
     sidecar = Sidecar(settings)
-    state = StateManager(sidecar, "store")
+    state = StateManager(sidecar, "statestore")
 
     for call in (
         state.get("a", desk.pb2.Asked),
