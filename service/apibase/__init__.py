@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from apibase.app import App
-    from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateItem, StateManager
+    from apibase.clients import (
+        ConfigurationKey,
+        ConfigurationManager,
+        ConfigurationStore,
+        PubSubPublisher,
+        SecretsManager,
+        SecretValue,
+        ServiceInvocationClient,
+        Sidecar,
+        StateItem,
+        StateManager,
+    )
     from apibase.contract import ContractError
     from apibase.contract.reasons import ErrorReasons
     from apibase.dead_letters.archive import DeadLetterArchive
@@ -18,11 +29,15 @@ if TYPE_CHECKING:
     from apibase.dead_letters.replay import DeadLetterReplay, NotReplayable
     from apibase.entry import run
     from apibase.errors import (
+        ConfigurationInvalid,
+        ConfigurationMissing,
         Conflict,
         Drop,
         FieldViolation,
         InvalidRequest,
         Retry,
+        SecretNotFoundError,
+        SecretStoreUnavailable,
         ServiceError,
         SidecarError,
         SidecarUnavailable,
@@ -48,6 +63,11 @@ if TYPE_CHECKING:
 _HOME = {
     "App": "app",
     "BindingRequest": "sdk_requests",
+    "ConfigurationInvalid": "errors",
+    "ConfigurationKey": "clients",
+    "ConfigurationManager": "clients",
+    "ConfigurationMissing": "errors",
+    "ConfigurationStore": "clients",
     "Conflict": "errors",
     "ConstantFailurePolicy": "sdk_requests",
     "ContractError": "contract",
@@ -69,6 +89,10 @@ _HOME = {
     "PubSubPublisher": "clients",
     "Retry": "errors",
     "Rule": "sdk_requests",
+    "SecretNotFoundError": "errors",
+    "SecretStoreUnavailable": "errors",
+    "SecretValue": "clients",
+    "SecretsManager": "clients",
     "ServiceError": "errors",
     "ServiceInvocationClient": "clients",
     "Settings": "settings",
@@ -88,6 +112,11 @@ _HOME = {
 __all__ = [
     "App",
     "BindingRequest",
+    "ConfigurationInvalid",
+    "ConfigurationKey",
+    "ConfigurationManager",
+    "ConfigurationMissing",
+    "ConfigurationStore",
     "Conflict",
     "ConstantFailurePolicy",
     "ContractError",
@@ -109,6 +138,10 @@ __all__ = [
     "PubSubPublisher",
     "Retry",
     "Rule",
+    "SecretNotFoundError",
+    "SecretStoreUnavailable",
+    "SecretValue",
+    "SecretsManager",
     "ServiceError",
     "ServiceInvocationClient",
     "Settings",

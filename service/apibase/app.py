@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 from loguru import logger
 
 from apibase import process
-from apibase.clients import PubSubPublisher, ServiceInvocationClient, Sidecar, StateManager
+from apibase.clients import (
+    ConfigurationManager,
+    PubSubPublisher,
+    SecretsManager,
+    ServiceInvocationClient,
+    Sidecar,
+    StateManager,
+)
 from apibase.clients._transport import sidecar_call
 from apibase.contract import servicer_contract
 from apibase.contract.components import check_components, check_deduplication_store, deduplicates
@@ -34,10 +41,12 @@ from apibase.streaming.subscriptions import StreamingSubscriptions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
 
     import grpc
     from google.protobuf.descriptor import ServiceDescriptor
 
+    from apibase.clients.configuration_store import ConfigurationStore
     from apibase.clients.outbound import OutboundMiddleware
     from apibase.events import EventContext
     from apibase.middleware import Middleware
@@ -89,6 +98,7 @@ class App(Decorators):
         self._middleware: list[Middleware] = []
         self._made_chain: Chain | None = None
         self._hooks = LifecycleHooks()
+        self._configurations: list[ConfigurationManager] = []
         self._streaming = StreamingSubscriptions(self.settings, routes, self._chain, self._thread_pool)
 
     @property
@@ -104,6 +114,22 @@ class App(Decorators):
     def state(self, store_name: str) -> StateManager:
         """Return the state store component of that name."""
         return StateManager(self.sidecar, store_name)
+
+    def secrets(self, store_name: str, *, cache_for: timedelta | None = None) -> SecretsManager:
+        """Return the secret store component of that name; with `cache_for`, one that keeps in memory what it has read."""
+        return SecretsManager(self.sidecar, store_name, cache_for=cache_for)
+
+    def configuration(
+        self, *stores: str | ConfigurationStore, cache_file: str | Path | None = None, check_every: float = 5.0
+    ) -> ConfigurationManager:
+        """Return live configuration from these store components, of which the first that has a key decides.
+
+        It is started with the app, before `before_ready` and before the app is ready, and ends with it: declare its keys before. A start without
+        a value for a key that has no default fails. See `ConfigurationManager` for the rest.
+        """
+        made = ConfigurationManager(self.sidecar, stores, cache_file=cache_file, check_every=check_every)
+        self._configurations.append(made)
+        return made
 
     def add_middleware(self, *middleware: Middleware) -> None:
         """Have every inbound call pass these too, innermost and in this order, unless the setting `middleware` says otherwise.
@@ -221,6 +247,8 @@ class App(Decorators):
         check_components(self._routes, loaded)
         check_dead_letter_store(archive_name, loaded)
         await check_deduplication_store(self.sidecar, self._routes, store_name)
+        for configuration in self._configurations:
+            await configuration.start()
         for hook in self._hooks.before_ready:
             await hook()
         self.health.set_ready()
@@ -263,6 +291,8 @@ class App(Decorators):
             self._server = None
         await streaming
         await self._hooks.run_after_drain()
+        for configuration in self._configurations:
+            await configuration.stop()
         if self._deduplicator is not None:
             await self._deduplicator.close()
         if self._archive is not None:
