@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import random
 from typing import TYPE_CHECKING, TypeVar, cast
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from apibase.clients.state_items import StateItem
 from apibase.deadline import deadline
@@ -24,25 +25,58 @@ _FIRST_PAUSE_SECONDS = 0.005
 _LONGEST_PAUSE_SECONDS = 0.5
 
 
-async def update(
-    state: StateManager,
-    key: str,
-    kind: type[V],
-    change: Callable[[V | None], V | Awaitable[V]],
-    *,
-    ttl: timedelta | None,
-    within: float,
-) -> StateItem[V]:
-    """Change what is under a key, with at most `within` seconds for all tries together."""
-    pause = _FIRST_PAUSE_SECONDS
-    token = deadline.set_remaining(deadline.bound(within))
-    try:
+class Updates:
+    """Updates of one store's keys. Those of one key that meet in this process take turns; with those of others, etags decide."""
+
+    def __init__(self, state: StateManager) -> None:
+        self._state = state
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = (
+            WeakKeyDictionary()
+        )
+
+    async def update(
+        self,
+        key: str,
+        kind: type[V],
+        change: Callable[[V | None], V | Awaitable[V]],
+        *,
+        ttl: timedelta | None,
+        within: float,
+    ) -> StateItem[V]:
+        """Change what is under a key, with at most `within` seconds for all tries together."""
+        token = deadline.set_remaining(deadline.bound(within))
+        try:
+            turn = self._turn(key)
+            try:
+                async with asyncio.timeout(deadline.bound(None)):
+                    await turn.acquire()
+            except TimeoutError:
+                raise Conflict(key, component=self._state.store_name) from None
+            try:
+                return await self._until_saved(key, kind, change, ttl)
+            finally:
+                turn.release()
+        finally:
+            deadline.reset(token)
+
+    def _turn(self, key: str) -> asyncio.Lock:
+        turns = self._turns.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+        # Held by those who wait for it only.
+        turn = turns.get(key)
+        if turn is None:
+            turn = turns[key] = asyncio.Lock()
+        return turn
+
+    async def _until_saved(
+        self, key: str, kind: type[V], change: Callable[[V | None], V | Awaitable[V]], ttl: timedelta | None
+    ) -> StateItem[V]:
+        pause = _FIRST_PAUSE_SECONDS
         while True:
-            item = await state.get(key, kind)
+            item = await self._state.get(key, kind)
             changed = change(None if item is None else item.value)
             value = cast("V", await changed if inspect.isawaitable(changed) else changed)
             try:
-                await state.save(
+                await self._state.save(
                     key,
                     cast("Value", value),
                     etag=None if item is None else item.etag,
@@ -58,5 +92,3 @@ async def update(
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             else:
                 return StateItem(key, value, "")
-    finally:
-        deadline.reset(token)

@@ -10,7 +10,7 @@ from dapr.proto import api_v1, common_v1
 from apibase.clients._state_bulk import get_many, refuse_twice, write_many
 from apibase.clients._state_dialect import Dialect
 from apibase.clients._state_transaction import transact
-from apibase.clients._state_update import update
+from apibase.clients._state_update import Updates
 from apibase.clients._state_wire import CONSISTENCY, check_key, needs_dialect, read, same_value, wire
 from apibase.clients.state_items import FOREVER, BulkItems, BulkWrites, Delete, StateItem, Upsert
 from apibase.clients.state_query import (
@@ -77,6 +77,7 @@ class StateManager:
     def __init__(self, sidecar: Sidecar, store_name: str) -> None:
         self._sidecar = sidecar
         self.store_name = store_name
+        self._updates = Updates(self)
 
     async def get(
         self,
@@ -152,7 +153,7 @@ class StateManager:
         After `SidecarUnavailable` or DEADLINE_EXCEEDED the change may have been saved: to make it again is to make it twice, unless
         `change` can tell. A retry policy of Dapr's on the store can do the same.
         """
-        return await update(self, key, kind, change, ttl=ttl, within=within)
+        return await self._updates.update(key, kind, change, ttl=ttl, within=within)
 
     async def get_bulk(
         self, keys: Iterable[str], kind: type[V], *, metadata: Mapping[str, str] | None = None
