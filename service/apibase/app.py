@@ -10,7 +10,11 @@ from loguru import logger
 
 from apibase import process
 from apibase.clients import (
+    BindingsClient,
     ConfigurationManager,
+    JobsClient,
+    LockClient,
+    MetadataClient,
     PubSubPublisher,
     SecretsManager,
     ServiceInvocationClient,
@@ -124,12 +128,30 @@ class App(Decorators):
     ) -> ConfigurationManager:
         """Return live configuration from these store components, of which the first that has a key decides.
 
-        It is started with the app, before `before_ready` and before the app is ready, and ends with it: declare its keys before. A start without
-        a value for a key that has no default fails. See `ConfigurationManager` for the rest.
+        It is started with the app, before `before_ready` and before the app is ready, and ends with it: declare its keys before. A start
+        without a value for a key that has no default fails. See `ConfigurationManager` for the rest.
         """
         made = ConfigurationManager(self.sidecar, stores, cache_file=cache_file, check_every=check_every)
         self._configurations.append(made)
         return made
+
+    def output_binding(self, name: str) -> BindingsClient:
+        """Return the output binding component of that name."""
+        return BindingsClient(self.sidecar, name)
+
+    def locks(self, store_name: str) -> LockClient:
+        """Return the lock store component of that name."""
+        return LockClient(self.sidecar, store_name)
+
+    @property
+    def jobs(self) -> JobsClient:
+        """The jobs that the scheduler calls this app for."""
+        return JobsClient(self.sidecar)
+
+    @property
+    def metadata(self) -> MetadataClient:
+        """What the sidecar says of itself."""
+        return MetadataClient(self.sidecar)
 
     def add_middleware(self, *middleware: Middleware) -> None:
         """Have every inbound call pass these too, innermost and in this order, unless the setting `middleware` says otherwise.
