@@ -177,7 +177,7 @@ class CalleeError(SidecarError):
     `http_status` is None for gRPC; `callee_reason` is the reason of the `ErrorInfo` that it gave, if it did.
     """
 
-    def __init__(  # noqa: PLR0913 - what an app answers, by name
+    def __init__(
         self,
         app_id: str,
         code: grpc.StatusCode,

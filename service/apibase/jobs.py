@@ -11,13 +11,12 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import grpc
-from dapr.clients.grpc._jobs import ConstantFailurePolicy, Job
-from dapr.proto import api_service_v1, api_v1
+from dapr.proto import api_v1, common_v1
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.wrappers_pb2 import StringValue
 from loguru import logger
 
-from apibase.clients._transport import sidecar_call
+from apibase.clients.jobs import find_job, put_job
 from apibase.errors import SidecarError
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
-_COMPONENT = "scheduler"
 
 
 class JobRegistrar:
@@ -37,7 +35,6 @@ class JobRegistrar:
 
     def __init__(self, sidecar: Sidecar, jobs: Mapping[str, JobRoute]) -> None:
         self._sidecar = sidecar
-        self._stub = api_service_v1.DaprStub(sidecar.channel())  # type: ignore[no-untyped-call]
         self._left = {name: route for name, route in jobs.items() if route.options is not None}
 
     async def run(self) -> None:
@@ -63,9 +60,10 @@ class JobRegistrar:
     async def _register(self, name: str, options: annotations_pb2.Job) -> bool:
         """Register a job unless it is there as declared; return whether that was necessary."""
         wanted = _mark(options)
-        if await self._mark_of(name) == wanted:
+        registered = await self._registered(name)
+        if registered is not None and registered.data == wanted:
             return False
-        job = Job(
+        job = api_v1.Job(
             name=name,
             schedule=options.schedule or None,
             due_time=options.due_time or None,
@@ -73,40 +71,17 @@ class JobRegistrar:
             data=wanted,
             failure_policy=_failure_policy(options),
         )
-        try:
-            await sidecar_call(self._sidecar.client.schedule_job(job, overwrite=True), component=_COMPONENT)
-        except SidecarError as error:
-            if not _is_unknown_method(error):
-                raise
-            request = api_v1.ScheduleJobRequest(job=job._get_proto(), overwrite=True)  # type: ignore[no-untyped-call]  # noqa: SLF001
-            await sidecar_call(self._stub.ScheduleJobAlpha1(request), component=_COMPONENT)
+        await put_job(self._sidecar, job, overwrite=True, lenient=True)
         return True
 
-    async def _mark_of(self, name: str) -> AnyMessage | None:
-        """Return the mark of the job as it is registered; None where there is none, or it can't be told."""
+    async def _registered(self, name: str) -> api_v1.Job | None:
+        """Return the job as it is registered; None where there is none, or it can't be told."""
         try:
-            job = await sidecar_call(self._sidecar.client.get_job(name), component=_COMPONENT)
+            return await find_job(self._sidecar, name)
         except SidecarError as error:
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 raise
-            return await self._alpha_mark_of(name) if _is_unknown_method(error) else None
-        mark: AnyMessage | None = job.data
-        return mark
-
-    async def _alpha_mark_of(self, name: str) -> AnyMessage | None:
-        try:
-            answer = await sidecar_call(self._stub.GetJobAlpha1(api_v1.GetJobRequest(name=name)), component=_COMPONENT)
-        except SidecarError:
             return None
-        mark: AnyMessage = answer.job.data
-        return mark
-
-
-def _is_unknown_method(error: SidecarError) -> bool:
-    """Whether the sidecar does not know the method: Dapr 1.14 takes it for another app's, and the SDK does not see that."""
-    return error.code is grpc.StatusCode.UNIMPLEMENTED or (
-        error.code is grpc.StatusCode.UNKNOWN and "dapr-app-id not found" in error.message
-    )
 
 
 def _mark(options: annotations_pb2.Job) -> AnyMessage:
@@ -116,8 +91,10 @@ def _mark(options: annotations_pb2.Job) -> AnyMessage:
     return packed
 
 
-def _failure_policy(options: annotations_pb2.Job) -> ConstantFailurePolicy | None:
+def _failure_policy(options: annotations_pb2.Job) -> common_v1.JobFailurePolicy | None:
     if not options.max_retries and not options.HasField("retry_interval"):
         return None
     interval = options.retry_interval.ToTimedelta().total_seconds() if options.HasField("retry_interval") else 1
-    return ConstantFailurePolicy(max_retries=options.max_retries or None, interval_seconds=max(int(interval), 1))
+    constant = common_v1.JobFailurePolicyConstant(max_retries=options.max_retries or None)
+    constant.interval.FromSeconds(max(int(interval), 1))
+    return common_v1.JobFailurePolicy(constant=constant)

@@ -42,6 +42,12 @@ class Settings(BaseSettings):
         validation_alias="APIBASE_SIDECAR_CA_FILE",
         description="File of the authorities (PEM) that a sidecar behind TLS is trusted by; unset: gRPC's own.",
     )
+    dapr_http_endpoint: str | None = Field(
+        None,
+        validation_alias="DAPR_HTTP_ENDPOINT",
+        pattern="^$|^(https?|unix)://",
+        description="Endpoint of the sidecar's HTTP API (`http://host:port`, `https://host`, `unix:///path`); wins over host and port.",
+    )
     dapr_host: str = Field("127.0.0.1", validation_alias="DAPR_RUNTIME_HOST", description="Host of the sidecar.")
     dapr_grpc_port: int = Field(
         50001, ge=1, le=65535, validation_alias="DAPR_GRPC_PORT", description="Port of the sidecar's gRPC API."
@@ -251,6 +257,11 @@ class Settings(BaseSettings):
         """The names of the exporters; none where no spans are made."""
         names = (name.strip() for name in self.traces_exporter.split(","))
         return tuple(dict.fromkeys(name for name in names if name not in {"", "none"}))
+
+    @property
+    def sidecar_http_address(self) -> str:
+        """The sidecar's HTTP API: a URL, or `unix://` and a path."""
+        return self.dapr_http_endpoint or f"http://{self.dapr_host}:{self.dapr_http_port}"
 
     @property
     def sidecar_address(self) -> str:

@@ -14,6 +14,7 @@ GIVEN = {
     "APP_HOST": ("app_host", "0.0.0.0", "0.0.0.0"),
     "APP_PORT": ("app_port", "6001", 6001),
     "DAPR_GRPC_ENDPOINT": ("dapr_grpc_endpoint", "sidecar:443", "sidecar:443"),
+    "DAPR_HTTP_ENDPOINT": ("dapr_http_endpoint", "https://sidecar", "https://sidecar"),
     "DAPR_RUNTIME_HOST": ("dapr_host", "sidecar", "sidecar"),
     "DAPR_GRPC_PORT": ("dapr_grpc_port", "6002", 6002),
     "DAPR_HTTP_PORT": ("dapr_http_port", "6003", 6003),

@@ -13,11 +13,12 @@ from dapr.proto import api_v1
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from apibase.clients.publication import CLOUD_EVENT, RAW, TRACEPARENT, retraced
 from apibase.observability import outbound_headers
 from apibase.observability.tracing import current_tracer
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping, MutableMapping
 
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
@@ -27,7 +28,6 @@ T = TypeVar("T")
 _DAPR = "dapr.proto.runtime.v1.Dapr"
 _PUBLISH = f"{_DAPR}/PublishEvent"
 _BULK_PUBLISH = frozenset({f"{_DAPR}/BulkPublishEvent", f"{_DAPR}/BulkPublishEventAlpha1"})
-_EVENT_TRACEPARENT = "cloudevent.traceparent"
 
 
 class CallSpans:
@@ -45,7 +45,8 @@ class CallSpans:
     def begin(self, request: Any) -> tuple[Span, Any] | None:  # noqa: ANN401 - of whatever method
         """Return the span of a call that is to be made now, and the request to make it with; None where there is no span.
 
-        An event that is published carries the span on, unless its publisher has put another trace on it.
+        An event that is published carries the span on, unless its publisher has put another trace on it. A batch has one span, which
+        each of its events carries on; one that is raw has no place for it.
         """
         if not trace.get_current_span().is_recording():
             return None
@@ -56,7 +57,9 @@ class CallSpans:
         span = tracer.start_span(
             f"publish {event.topic}", kind=SpanKind.PRODUCER, attributes=self._attributes | self._published(event)
         )
-        return span, request if self._name in _BULK_PUBLISH else _carrying(event, span)
+        if self._name in _BULK_PUBLISH:
+            return span, _batch_carrying(request, span)
+        return span, _carrying(request, span)
 
     def _published(self, event: api_v1.PublishEventRequest | api_v1.BulkPublishRequest) -> dict[str, AttributeValue]:
         attributes: dict[str, AttributeValue] = {
@@ -74,13 +77,39 @@ class CallSpans:
 
 
 def _carrying(event: api_v1.PublishEventRequest, span: Span) -> api_v1.PublishEventRequest:
-    given = event.metadata.get(_EVENT_TRACEPARENT)
-    if given is not None and given != outbound_headers().get("traceparent"):
+    if RAW in event.metadata:
         return event
     carrying = type(event)()
     carrying.CopyFrom(event)  # The caller's own stays as it is: it may be published again, in another trace.
-    carrying.metadata[_EVENT_TRACEPARENT] = outbound_headers(span)["traceparent"]
+    ids = _ids(span)
+    carrying.data = _put_on(carrying.metadata, event.data, event.data_content_type, ids)
     return carrying
+
+
+def _batch_carrying(batch: api_v1.BulkPublishRequest, span: Span) -> api_v1.BulkPublishRequest:
+    if RAW in batch.metadata:
+        return batch
+    carrying = type(batch)()
+    carrying.CopyFrom(batch)
+    ids = _ids(span)
+    for entry in carrying.entries:
+        entry.event = _put_on(entry.metadata, entry.event, entry.content_type, ids)
+    return carrying
+
+
+def _ids(span: Span) -> tuple[str, str]:
+    """Return what an event has whose publisher has put no other trace on it, and what it is to have."""
+    return outbound_headers().get("traceparent", ""), outbound_headers(span)["traceparent"]
+
+
+def _put_on(metadata: MutableMapping[str, str], data: bytes, content_type: str, ids: tuple[str, str]) -> bytes:
+    """Put the span on an event: into its metadata, or, where it is a whole CloudEvent, into the data that is returned."""
+    current, own = ids
+    if content_type == CLOUD_EVENT:
+        return retraced(data, current, own) if current else data
+    if metadata.get(TRACEPARENT, current) == current:
+        metadata[TRACEPARENT] = own
+    return data
 
 
 def end_with(span: Span, call: grpc.aio.Call) -> None:

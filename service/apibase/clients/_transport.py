@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from loguru import logger
 
 from apibase.clients._channel import ChainedChannel, Client
+from apibase.clients._http import SidecarHttp
 from apibase.clients._metrics import Metrics
 from apibase.clients._retries import RetryBudget, again
 from apibase.clients._standard import Deadline, Identity, Tracing
@@ -54,7 +55,7 @@ class Sidecar:
     """
 
     def __init__(self, settings: Settings, metrics: Families | None = None) -> None:
-        self._settings = settings
+        self.settings = settings
         self._endpoint = settings.sidecar_endpoint
         token = settings.dapr_api_token
         built_in: list[OutboundMiddleware] = [
@@ -71,11 +72,13 @@ class Sidecar:
         self._client = Client(self.channel())
         self.stub = api_service_v1.DaprStub(self.channel())  # type: ignore[no-untyped-call]
         """The sidecar's API as generated, over this connection: for what the SDK's client can't do."""
+        self.http = SidecarHttp(settings, metrics)
+        """The connection to the sidecar's HTTP API, over which HTTP apps are called."""
 
     @property
     def address(self) -> str:
         """Where the sidecar's gRPC API is expected, for messages."""
-        return self._settings.sidecar_address
+        return self.settings.sidecar_address
 
     @property
     def client(self) -> DaprClient:
@@ -103,7 +106,7 @@ class Sidecar:
                 lambda: sidecar_call(make(), component=component),
                 error,
                 began=began,
-                within=self._settings.call_timeout,
+                within=self.settings.call_timeout,
                 budget=self._budget,
             )
         self._budget.earn()
@@ -129,8 +132,8 @@ class Sidecar:
         channel = self._channels.get(loop)
         if channel is None:
             options = [
-                ("grpc.max_send_message_length", self._settings.max_message_bytes),
-                ("grpc.max_receive_message_length", self._settings.max_message_bytes),
+                ("grpc.max_send_message_length", self.settings.max_message_bytes),
+                ("grpc.max_receive_message_length", self.settings.max_message_bytes),
                 # The sidecar comes back soon after a restart: look often.
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 100),
@@ -148,7 +151,7 @@ class Sidecar:
         return channel
 
     def _authorities(self) -> bytes | None:
-        file = self._settings.sidecar_ca_file
+        file = self.settings.sidecar_ca_file
         return file.read_bytes() if file is not None else None
 
     async def wait_ready(self, timeout: float) -> dict[str, str]:  # noqa: ASYNC109 - it reports while it waits
@@ -184,7 +187,7 @@ class Sidecar:
                         timeout,
                         f"it answers {error.code().name}: {error.details()}"
                         if answers
-                        else f"is daprd running with --dapr-grpc-port {self._settings.dapr_grpc_port}?",
+                        else f"is daprd running with --dapr-grpc-port {self.settings.dapr_grpc_port}?",
                     )
                 if answers:
                     await asyncio.sleep(_RETRY_SECONDS)
@@ -199,7 +202,7 @@ class Sidecar:
         """Close the connection, after a grace of 5 s for the calls that are pending; from whichever loop they are."""
         channels = list(self._channels.items())
         self._channels.clear()
-        await asyncio.gather(*(_close(channel, loop) for loop, channel in channels))
+        await asyncio.gather(*(_close(channel, loop) for loop, channel in channels), self.http.close())
 
 
 async def sidecar_call(awaitable: Awaitable[T], *, component: str) -> T:
