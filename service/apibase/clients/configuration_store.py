@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -57,6 +58,7 @@ class WatchedStore:
         self._updates: dict[str, int] = {}  # how often the stream has brought a key
         self._told = False
         self._told_watch = False
+        self._lost = asyncio.Event()  # it could not be read since the stream began
         self._streams = False
 
     def candidate(self, key: str) -> Candidate:
@@ -90,6 +92,7 @@ class WatchedStore:
     def failed(self, error: SidecarError) -> None:
         """Note that the store can't be read."""
         self.error = error
+        self._lost.set()
         if not self._told:
             self._told = True
             logger.warning("configuration store {} can't be read; its last known values hold: {}", self.name, error)
@@ -164,19 +167,22 @@ class WatchedStore:
     async def _check(self, keys: Sequence[str], subscribed: asyncio.Event) -> None:
         """Look at the store when the stream has begun, and again: a stream says neither what it missed nor that the store is away.
 
-        Returns when a store that was away can be read again: Redis forgets on a restart that it is to tell of changes, and is told by
-        a new subscription.
+        Returns when a store that was away can be read again: Redis forgets on a restart that it is to tell of changes, and is told
+        by a new subscription.
         """
         await subscribed.wait()
-        away = False
+        self._lost.clear()
         pause = _SETTLE_SECONDS
         while True:
             await self.read(keys)
-            if self.error is None and away:
+            if self.error is not None:
+                await asyncio.sleep(min(_AWAY_SECONDS, self._check_every))
+            elif self._lost.is_set():
                 return
-            away = self.error is not None
-            await asyncio.sleep(min(_AWAY_SECONDS, self._check_every) if away else pause)
-            pause = self._check_every
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._lost.wait(), pause)
+                pause = self._check_every
 
     def _take(self, key: str, item: common_v1.ConfigurationItem | None) -> None:
         """Note what a store has under a key. An empty value is none: the stores can't tell the two apart."""
