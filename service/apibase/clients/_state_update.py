@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import time
 from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -43,21 +44,18 @@ class Updates:
         ttl: timedelta | None,
         within: float,
     ) -> StateItem[V]:
-        """Change what is under a key, with at most `within` seconds for all tries together."""
-        token = deadline.set_remaining(deadline.bound(within))
+        """Change what is under a key; no try begins later than `within` seconds from now, or than the inbound call's time ends."""
+        end = time.monotonic() + (deadline.bound(within) or 0.0)
+        turn = self._turn(key)
         try:
-            turn = self._turn(key)
-            try:
-                async with asyncio.timeout(deadline.bound(None)):
-                    await turn.acquire()
-            except TimeoutError:
-                raise Conflict(key, component=self._state.store_name) from None
-            try:
-                return await self._until_saved(key, kind, change, ttl)
-            finally:
-                turn.release()
+            async with asyncio.timeout(end - time.monotonic()):
+                await turn.acquire()
+        except TimeoutError:
+            raise Conflict(key, component=self._state.store_name) from None
+        try:
+            return await self._until_saved(key, kind, change, ttl, end)
         finally:
-            deadline.reset(token)
+            turn.release()
 
     def _turn(self, key: str) -> asyncio.Lock:
         turns = self._turns.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
@@ -68,7 +66,12 @@ class Updates:
         return turn
 
     async def _until_saved(
-        self, key: str, kind: type[V], change: Callable[[V | None], V | Awaitable[V]], ttl: timedelta | None
+        self,
+        key: str,
+        kind: type[V],
+        change: Callable[[V | None], V | Awaitable[V]],
+        ttl: timedelta | None,
+        end: float,
     ) -> StateItem[V]:
         pause = _FIRST_PAUSE_SECONDS
         while True:
@@ -86,7 +89,7 @@ class Updates:
             except Conflict:
                 # Anywhere within the pause, so that those who met don't meet again.
                 wait = random.uniform(0, pause)  # noqa: S311 - no secret
-                if (deadline.bound(None) or 0.0) <= wait:
+                if end - time.monotonic() <= wait:
                     raise
                 await asyncio.sleep(wait)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

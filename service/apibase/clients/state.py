@@ -147,8 +147,8 @@ class StateManager:
         """Change what is under `key` to what `change` makes of it, and return that, without an etag (the store tells none).
 
         `change` gets the value, or None where there is none, and returns the new one; it may be a coroutine function. It is called
-        again, with what is there then, as long as others are faster: it should do nothing else. All tries together have `within` seconds,
-        or what is left of the inbound call's time; then the last `Conflict` is raised. What `change` raises ends it.
+        again, with what is there then, as long as others are faster: it should do nothing else. No try begins later than `within` seconds
+        after the call, or when the inbound call's time is over: then the last `Conflict` is raised. What `change` raises ends it.
 
         After `SidecarUnavailable` or DEADLINE_EXCEEDED the change may have been saved: to make it again is to make it twice, unless
         `change` can tell. A retry policy of Dapr's on the store can do the same.
