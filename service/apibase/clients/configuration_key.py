@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar, final
 
@@ -190,7 +191,12 @@ def parse(text: str, kind: type[V] | TypeAdapter[V]) -> V:
     if kind is str:
         return text  # type: ignore[return-value]
     if isinstance(kind, type) and issubclass(kind, Message):
-        return from_json(text.encode(), kind)
+        try:
+            return from_json(text.encode(), kind)
+        except ValueError as error:
+            field = _FIELD.match(str(error))
+            problem = f"{field[1]}: not of the field's type" if field else "no JSON of it"
+            raise ValueError(f"{kind.DESCRIPTOR.full_name}: {problem}") from None
     adapter: TypeAdapter[V] = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
     try:
         return adapter.validate_json(text) if text[:1] in _JSON else adapter.validate_strings(text)
@@ -204,3 +210,4 @@ def _problem(error: Any) -> str:  # noqa: ANN401 - pydantic's
 
 
 _JSON = ("{", "[", '"')
+_FIELD = re.compile(r"Failed to parse (\S+) field")  # of protobuf's own text, which goes on with the value
