@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.contract.beside import Beside, running_beside
 from tests.contract.sides import Side, real
 
 SIDES = [pytest.param("1.18", id="1.18"), pytest.param("1.14", id="1.14", marks=pytest.mark.full)]
@@ -34,6 +35,13 @@ async def side(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """Return the sidecar under test."""
     async with real(request.param, tmp_path_factory.mktemp("contract")) as opened:
         yield opened
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def beside(side: Side, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Beside]:
+    """Return the app beside the sidecar under test."""
+    async with running_beside(side, tmp_path_factory.mktemp("beside")) as running:
+        yield running
 
 
 @pytest.fixture(params=STORES)
