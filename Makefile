@@ -43,7 +43,7 @@ test: $(STAMP) ## Unit tests, contract and sidecar tests on daprd 1.18
 
 .PHONY: test-full
 test-full: $(STAMP) ## Everything, and the time that each part takes
-	@$(BIN)/python -m apibase.local.binaries 1.18 1.14 zipkin
+	@$(BIN)/python -m apibase.local.binaries 1.18 1.14 zipkin vault
 	@$(BIN)/pytest --durations=15 $(ARGS)
 
 .PHONY: bench

@@ -6,6 +6,7 @@ from apibase.local.binaries.postgres_tool import PostgresBinaries, postgres_bina
 from apibase.local.binaries.public_copies import public_copy, reachable_by
 from apibase.local.binaries.redis_tool import RedisBinaries, redis_binaries
 from apibase.local.binaries.report import Progress, ToolMissing
+from apibase.local.binaries.vault_tool import VaultBinaries, vault_binaries
 from apibase.local.binaries.zipkin_tool import ZipkinBinaries, zipkin_binaries
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Progress",
     "RedisBinaries",
     "ToolMissing",
+    "VaultBinaries",
     "ZipkinBinaries",
     "dapr_binaries",
     "kafka_binaries",
@@ -25,5 +27,6 @@ __all__ = [
     "reachable_by",
     "redis_binaries",
     "sentry_binary",
+    "vault_binaries",
     "zipkin_binaries",
 ]

@@ -1,4 +1,4 @@
-"""`python -m apibase.local.binaries` fetches them ahead of time and lists them; arguments name series of Dapr, and `zipkin`."""
+"""`python -m apibase.local.binaries` fetches them ahead of time and lists them; arguments name series of Dapr, `zipkin` and `vault`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from apibase.local.binaries import (
     postgres_binaries,
     redis_binaries,
     sentry_binary,
+    vault_binaries,
     zipkin_binaries,
 )
 
@@ -49,15 +50,22 @@ def _zipkin() -> tuple[str, str, str, str]:
     return "Zipkin", zipkin.version, zipkin.origin, str(zipkin.jar)
 
 
+def _vault() -> tuple[str, str, str, str]:
+    vault = vault_binaries()
+    return "Vault", vault.version, vault.origin, str(vault.vault)
+
+
 def main(arguments: Sequence[str] = ()) -> int:
     """Fetch everything and print a table; what can't be had is named on standard error, and the exit code is then 1.
 
-    The arguments are series of Dapr, the default one alone if none is given, and `zipkin` for what only `--zipkin` needs.
+    The arguments are series of Dapr, the default one alone if none is given, and `zipkin` for what only `--zipkin` needs, `vault` for
+    what only the tests of secrets do.
     """
-    series = [argument for argument in arguments if argument != "zipkin"]
+    others = {"zipkin": _zipkin, "vault": _vault}
+    series = [argument for argument in arguments if argument not in others]
     searches: list[Callable[[], tuple[str, str, str, str]]] = [_redis, _postgres, _kafka]
-    searches += [_zipkin] * ("zipkin" in arguments)
     searches += [partial(_dapr, one) for one in series or (SERIES,)]
+    searches += [search for name, search in others.items() if name in arguments]
     rows, missing = [("Tool", "Version", "From", "Path")], 0
     for search in searches:
         try:
