@@ -101,8 +101,8 @@ class MockPubSub(MockComponent):
 
     @property
     def subscribed(self) -> list[str]:
-        """The topics that daprd is subscribed to now."""
-        return sorted({each.topic for each in self._subscriptions})
+        """The topics that daprd is subscribed to now, each as often as it is."""
+        return sorted(each.topic for each in self._subscriptions)
 
     def published_on(self, topic: str) -> list[BrokerMessage]:
         """Return what daprd published on a topic, in order."""
