@@ -178,7 +178,7 @@ async def test_a_write_whose_answer_got_lost_is_no_conflict_with_itself(
 
 @pytest.mark.req("R1.5")
 async def test_a_sidecar_that_is_away_is_unavailable(desk: Desk, settings: Settings) -> None:
-    sidecar = Sidecar(settings)
+    sidecar = Sidecar(settings.model_copy(update={"call_timeout": 0.2}))
     state = StateManager(sidecar, "statestore")
 
     for call in (
