@@ -21,13 +21,21 @@ _NOT_FOUND = (
 )
 # The words for a store that does not let the sidecar see it.
 _REFUSED = (
-    "status code 403",  # HashiCorp Vault
+    "status code 403",  # HashiCorp Vault, of one secret
+    "status code: 403",  # of all
     "is forbidden:",  # Kubernetes
     "ForbiddenByPolicy",  # Azure Key Vault
     "ForbiddenByRbac",
     "AccessDeniedException",  # AWS
     "code = PermissionDenied",  # GCP
 )
+# Vault's words for a folder that has no secrets, where all were asked for.
+_EMPTY = ("status code: 404", '{"errors":[]}')
+
+
+def is_empty(error: SidecarError) -> bool:
+    """Whether what a store answers, asked for all its secrets, is that it has none."""
+    return error.code is grpc.StatusCode.INTERNAL and all(words in error.message for words in _EMPTY)
 
 
 def secret_error(error: SidecarError, store: str, name: str) -> SidecarError:

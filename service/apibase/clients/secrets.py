@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import grpc
 from dapr.proto import api_v1
 
-from apibase.clients._secret_errors import secret_error
+from apibase.clients._secret_errors import is_empty, secret_error
 from apibase.clients.secret_value import SecretValue
 from apibase.deadline import deadline
 from apibase.errors import SecretNotFoundError, SecretStoreUnavailable, SidecarError, SidecarUnavailable
@@ -80,7 +80,12 @@ class SecretsManager:
     async def bulk(self, *, metadata: Mapping[str, str] | None = None) -> dict[str, Secret]:
         """Return all secrets of the store that the app may see, by name. They are not taken from the cache, nor put there."""
         request = api_v1.GetBulkSecretRequest(store_name=self.store_name, metadata=dict(metadata or {}))
-        answer = await self._call(lambda: self._sidecar.stub.GetBulkSecret(request), "")
+        try:
+            answer = await self._call(lambda: self._sidecar.stub.GetBulkSecret(request), "")
+        except SecretStoreUnavailable as error:
+            if isinstance(error.__cause__, SidecarError) and is_empty(error.__cause__):
+                return {}
+            raise
         return {name: _values(each.secrets) for name, each in answer.data.items()}
 
     def forget(self) -> None:
