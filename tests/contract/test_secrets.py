@@ -86,9 +86,15 @@ async def test_a_key_that_a_secret_lacks_is_named(side: Side) -> None:
 @pytest.mark.req("R5.4")
 async def test_a_store_that_does_not_answer_is_unavailable_and_worth_another_try(side: Side) -> None:
     secrets = SecretsManager(side.sidecar, "unreachable")
+    if side.server is not None:  # its stores are where it is
+        for operation in ("GetSecret", "GetBulkSecret"):
+            refused = "connection refused"
+            side.server.faults.add(operation=operation, status=grpc.StatusCode.INTERNAL, message=refused, times=1)
 
     for call in (secrets.get("api-key"), secrets.bulk()):
-        with pytest.raises(SecretStoreUnavailable, match="'unreachable' does not answer") as caught:
+        with pytest.raises(
+            SecretStoreUnavailable, match=r"'unreachable' does not answer.*connection refused"
+        ) as caught:
             await call
         assert caught.value.retryable
         assert (caught.value.component, caught.value.code) == ("unreachable", grpc.StatusCode.UNAVAILABLE)
