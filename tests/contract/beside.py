@@ -56,10 +56,9 @@ def generated(folder: Path) -> Desk:
         sys.path.remove(str(folder))
 
 
-def app_of(beside: Beside, settings: Any) -> App:
-    """Return the app."""
+def desk_of(beside: Beside) -> Any:
+    """Return a service with an rpc of each kind."""
     pb2 = beside.desk.pb2
-    app = App(settings)
 
     class Asked(beside.desk.grpc.DeskServicer):
         async def Ask(self, request: Any, context: Any) -> Any:
@@ -81,7 +80,15 @@ def app_of(beside: Beside, settings: Any) -> App:
             async for request in request_iterator:
                 yield pb2.Answer(text=request.text)
 
-    app.add_servicer(Asked())
+    return Asked()
+
+
+def app_of(beside: Beside, settings: Any) -> App:
+    """Return the app."""
+    pb2 = beside.desk.pb2
+    app = App(settings)
+
+    app.add_servicer(desk_of(beside))
 
     @app.method("echo")
     async def echo(request: InvokeMethodRequest) -> InvokeMethodResponse:

@@ -89,7 +89,7 @@ class JobsClient:
             raise ValueError(f"the job {name!r} has neither a schedule nor a due time")
         job = api_v1.Job(
             name=name,
-            schedule=f"@every {_duration(schedule)}" if isinstance(schedule, timedelta) else schedule,
+            schedule=_interval(schedule) if isinstance(schedule, timedelta) else schedule,
             due_time=_time(due),
             repeats=repeats,
             ttl=_time(ttl),
@@ -182,6 +182,12 @@ def _policy(job: api_v1.Job) -> FailurePolicy | None:
         max_retries=constant.max_retries if constant.HasField("max_retries") else None,
         interval_seconds=constant.interval.seconds if constant.HasField("interval") else None,
     )
+
+
+def _interval(given: timedelta) -> str:
+    if given <= timedelta(0):
+        raise ValueError(f"{given} is no interval")
+    return f"@every {_duration(given)}"
 
 
 def _time(given: When | None) -> str | None:
