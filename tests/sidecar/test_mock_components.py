@@ -275,11 +275,11 @@ async def test_of_a_batch_the_event_that_the_broker_refuses_is_told(shelf: Shelf
 
 
 async def test_a_record_of_an_input_binding_reaches_the_app_and_its_failure_comes_back(shelf: Shelf) -> None:
-    good = await shelf.mocks.input.push(b"pallet 1", metadata={"dock": "4"})
+    good = shelf.mocks.input.push(b"pallet 1", metadata={"dock": "4"})
     await good.answered()
     assert (shelf.records, good.error) == ([b"pallet 1"], "")
     shelf.refusals = 1
-    bad = await shelf.mocks.input.push(b"pallet 2")
+    bad = shelf.mocks.input.push(b"pallet 2")
     await bad.answered()
     assert "error invoking app" in bad.error
     assert shelf.records == [b"pallet 1", b"pallet 2"]
@@ -429,7 +429,7 @@ async def test_a_broker_that_dies_and_returns_takes_events_and_delivers_once_the
         return True
 
     await eventually(publish, within=10, what="the broker takes events again")
-    record = await shelf.mocks.input.push(b"pallet")
+    record = shelf.mocks.input.push(b"pallet")
     # daprd does not open these streams a second time by itself.
     assert (shelf.mocks.pubsub.subscribed, shelf.mocks.input.reading) == ([], 0)
     await shelf.stack.restart_sidecar("mocked")

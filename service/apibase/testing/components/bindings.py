@@ -64,15 +64,14 @@ class MockInputBinding(MockComponent):
         self.reading = 0
         """How many readers there are: one for each sidecar whose app takes the binding."""
         self._waiting: deque[BindingRecord] = deque()
-        self._arrived = asyncio.Condition()
+        self._arrived = asyncio.Event()
         self._ids = itertools.count(1)
 
-    async def push(
-        self, data: bytes, *, metadata: Mapping[str, str] | None = None, content_type: str = ""
-    ) -> BindingRecord:
+    def push(self, data: bytes, *, metadata: Mapping[str, str] | None = None, content_type: str = "") -> BindingRecord:
         """Put a record into the binding."""
         record = BindingRecord(data, dict(metadata or {}), content_type, str(next(self._ids)))
-        await self._queue(record)
+        self._waiting.append(record)
+        self._arrived.set()
         return record
 
     def services(self) -> Mapping[ServiceDescriptor, Mapping[str, Unary | Stream]]:
@@ -84,10 +83,11 @@ class MockInputBinding(MockComponent):
             }
         }
 
-    async def _queue(self, *records: BindingRecord) -> None:
-        async with self._arrived:
-            self._waiting.extend(records)
-            self._arrived.notify_all()
+    async def _next(self) -> BindingRecord:
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._waiting.popleft()
 
     async def _read(
         self, requests: AsyncIterator[bindings_pb2.ReadRequest], context: CallContext
@@ -104,9 +104,7 @@ class MockInputBinding(MockComponent):
         self.reading += 1
         try:
             while True:
-                async with self._arrived:
-                    await self._arrived.wait_for(lambda: bool(self._waiting))
-                    record = self._waiting.popleft()
+                record = await self._next()
                 unanswered[record.id] = record
                 try:
                     await self.fault("deliver")
@@ -123,6 +121,7 @@ class MockInputBinding(MockComponent):
             self.reading -= 1
             settling.cancel()
             self._waiting.extendleft(reversed(unanswered.values()))
+            self._arrived.set()
 
 
 @dataclass(frozen=True, slots=True)

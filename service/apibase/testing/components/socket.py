@@ -41,6 +41,7 @@ class ComponentSocket:
             if server is not None:
                 self.path.unlink(missing_ok=True)
                 await server.stop(0)
+        await asyncio.gather(*self._breaking)
 
     def break_connections(self) -> None:
         """Break every connection, soon; whoever connects again is served."""

@@ -24,14 +24,14 @@ async def answer(call: Any, data: bytes = b"", error: str = "") -> bindings_pb2.
 
 
 async def test_a_record_waits_for_a_reader_and_has_its_answer(mocks: MockComponents) -> None:
-    record = await mocks.input.push(b"1", metadata={"row": "2"}, content_type="text/plain")
+    record = mocks.input.push(b"1", metadata={"row": "2"}, content_type="text/plain")
     async with connected(mocks.folder / "mock.input", "InputBinding") as stub:
         call = stub.Read()
         got = await answer(call, b"done")
         assert (got.data, dict(got.metadata), got.content_type) == (b"1", {"row": "2"}, "text/plain")
         await record.answered()
         assert (record.response, record.error, record.attempts) == (b"done", "", 1)
-        failed = await mocks.input.push(b"2")
+        failed = mocks.input.push(b"2")
         await answer(call, error="not now")
         await failed.answered()
         assert failed.error == "not now"
@@ -39,7 +39,7 @@ async def test_a_record_waits_for_a_reader_and_has_its_answer(mocks: MockCompone
 
 
 async def test_a_record_that_was_not_answered_goes_to_the_next_reader(mocks: MockComponents) -> None:
-    record = await mocks.input.push(b"1")
+    record = mocks.input.push(b"1")
     async with connected(mocks.folder / "mock.input", "InputBinding") as stub:
         call = stub.Read()
         assert (await call.read()).data == b"1"
@@ -54,9 +54,23 @@ async def test_a_record_that_was_not_answered_goes_to_the_next_reader(mocks: Moc
         again.cancel()
 
 
+async def test_what_a_reader_that_ends_leaves_goes_to_one_that_waits(mocks: MockComponents) -> None:
+    async with connected(mocks.folder / "mock.input", "InputBinding") as stub:
+        first = stub.Read()
+        await eventually(lambda: mocks.input.reading == 1)
+        record = mocks.input.push(b"1")
+        assert (await first.read()).data == b"1"
+        second = stub.Read()
+        await eventually(lambda: mocks.input.reading == 2)
+        first.cancel()
+        await answer(second)
+        await record.answered()
+        second.cancel()
+
+
 async def test_a_reader_whose_delivery_fails_ends_and_the_record_waits(mocks: MockComponents) -> None:
     mocks.faults.add(operation="input.deliver", status=grpc.StatusCode.UNAVAILABLE, message="rebalancing", times=1)
-    record = await mocks.input.push(b"1")
+    record = mocks.input.push(b"1")
     async with connected(mocks.folder / "mock.input", "InputBinding") as stub:
         with pytest.raises(grpc.aio.AioRpcError, match="rebalancing"):
             await stub.Read().read()
