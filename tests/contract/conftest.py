@@ -13,9 +13,13 @@ import pytest
 import pytest_asyncio
 
 from tests.contract.beside import Beside, running_beside
-from tests.contract.sides import Side, real
+from tests.contract.sides import Side, real, stand_in
 
-SIDES = [pytest.param("1.18", id="1.18"), pytest.param("1.14", id="1.14", marks=pytest.mark.full)]
+SIDES = [
+    pytest.param("stand-in", id="stand-in"),
+    pytest.param("1.18", id="1.18"),
+    pytest.param("1.14", id="1.14", marks=pytest.mark.full),
+]
 # One store in `make test`, all of them in `make test-full`.
 STORES = [
     pytest.param("postgres", id="postgres"),
@@ -33,7 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session", params=SIDES)
 async def side(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Side]:
     """Return the sidecar under test."""
-    async with real(request.param, tmp_path_factory.mktemp("contract")) as opened:
+    folder = tmp_path_factory.mktemp("contract")
+    async with stand_in(folder) if request.param == "stand-in" else real(request.param, folder) as opened:
         yield opened
 
 

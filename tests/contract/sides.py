@@ -11,8 +11,10 @@ from pathlib import Path
 
 from apibase import Settings, Sidecar
 from apibase.local.options import StackOptions
+from apibase.local.ports import PortPool
 from apibase.local.stack import Stack
 from apibase.local.topology import read_topology
+from apibase.testing.stand_in.server import Server
 from tests.plugins.stack_logs import running
 from tests.sidecar.redis_values import RedisValues
 
@@ -38,6 +40,8 @@ class Side:
     files: Path
     """The folder of the binding `files`."""
     stack: Stack | None = None
+    server: Server | None = None
+    """The stand-in itself."""
     _keys: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     _number: int = 0
 
@@ -50,6 +54,10 @@ class Side:
         self, key: str, value: str | None, *, version: str = "", store: str = "settings"
     ) -> None:
         """Change a value in a configuration store, past the sidecar; None takes it away."""
+        if self.server is not None:
+            items = self.server.configurations.store(store)
+            items.delete(key) if value is None else items.set(key, value, version)
+            return
         assert self.stack is not None
         values = RedisValues(self.stack.environment("contract")["REDIS_HOST"], CONFIGURATION[store])
         await (values.delete(key) if value is None else values.set(key, value, version))
@@ -75,6 +83,24 @@ async def real(series: str, folder: Path) -> AsyncIterator[Side]:
         finally:
             await sidecar.close()
             running.remove(stack)
+
+
+@asynccontextmanager
+async def stand_in(folder: Path) -> AsyncIterator[Side]:
+    """Run the stand-in, in this process, with the same resource files."""
+    app = read_topology(TOPOLOGY).app("contract")
+    ports = PortPool()
+    app_port = ports.take()
+    ports.release(app_port)
+    server = Server(app_id="contract", resources=app.resources, env=write_files(folder), http_port=0, clock_runs=True)
+    async with server:
+        server.expect(f"127.0.0.1:{app_port}", probes=True)
+        sidecar = Sidecar(server.settings(app_port=app_port))
+        try:
+            yield Side("stand-in", sidecar.settings, sidecar, folder / "files", server=server)
+        finally:
+            await sidecar.close()
+            ports.close()
 
 
 def write_files(folder: Path) -> dict[str, str]:

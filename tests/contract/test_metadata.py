@@ -25,14 +25,11 @@ async def test_the_sidecar_says_who_it_is_and_what_it_has_loaded(side: Side, met
     assert found.http_endpoints == ()
 
 
-@pytest.mark.differs("the stand-in does not say how often it probes", side="stand-in")
-async def test_the_sidecar_says_how_it_reaches_its_app(
-    side: Side, beside: Beside, metadata: MetadataClient, difference: str
-) -> None:
+async def test_the_sidecar_says_how_it_reaches_its_app(side: Side, beside: Beside, metadata: MetadataClient) -> None:
     app = (await metadata.get()).app
 
     assert app is not None
-    assert (app.port, app.protocol, app.probe_interval) == (side.settings.app_port, "grpc", "" if difference else "1s")
+    assert (app.port, app.protocol, app.probe_interval) == (side.settings.app_port, "grpc", "1s")
     assert app.max_concurrency == 0
 
 
