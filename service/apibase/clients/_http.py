@@ -76,13 +76,16 @@ class SidecarHttp:
         body = data if data is None or isinstance(data, bytes) else _Body(data)
         with self._span(app_id, method) as span:
             try:
+                left = deadline.bound(timeout)
                 with _translated(app_id, self.address, body):
+                    if left is not None and left <= 0:
+                        raise TimeoutError  # to aiohttp, 0 is no limit
                     response = await self._session().request(
                         method,
                         self._url(path),
                         headers=self._headers(headers, span),
                         data=body,
-                        timeout=aiohttp.ClientTimeout(total=deadline.bound(timeout)),
+                        timeout=aiohttp.ClientTimeout(total=left),
                         allow_redirects=False,
                     )
                 code = code_of(response.status)

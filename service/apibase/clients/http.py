@@ -37,7 +37,7 @@ _READ_BYTES = 64 * 1024
 _TOLD_BYTES = 64 * 1024
 """More than daprd says when a call does not get through."""
 _LOGGED_CHARACTERS = 200
-_UNSAYABLE = re.compile(r"[?#\x00-\x1f\x7f]")
+_UNSAYABLE = re.compile(r"[%?#\x00-\x1f\x7f]")
 
 
 class _Answer:
