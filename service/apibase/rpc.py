@@ -65,8 +65,10 @@ def rpc_handlers(
     )
 
 
-_found_for: ContextVar[tuple[asyncio.Task[Any] | None, Any]] = ContextVar("found_for", default=(None, ()))
-"""The task of a call, and the call's metadata."""
+_found_for: ContextVar[tuple[asyncio.AbstractEventLoop | None, asyncio.Task[Any] | None, Any]] = ContextVar(
+    "found_for", default=(None, None, ())
+)
+"""The event loop, the task of a call, and the call's metadata."""
 
 
 class _Handlers(grpc.GenericRpcHandler):
@@ -74,18 +76,23 @@ class _Handlers(grpc.GenericRpcHandler):
 
     def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         self._handlers = handlers
+        # Asking for the running loop is a system call (Python 3.11 looks whether the process has forked): once is enough.
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = self._handlers.get(handler_call_details.method)
         if handler is not None:
-            _found_for.set((asyncio.current_task(), handler_call_details.invocation_metadata))
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            task = asyncio.current_task(self._loop)
+            _found_for.set((self._loop, task, handler_call_details.invocation_metadata))
         return handler
 
 
 def _metadata_of(context: Context) -> Any:  # noqa: ANN401 - what gRPC gives is made of pairs
     """Return a call's metadata: that which was read for this very task, which is one call's alone; gRPC's own otherwise."""
-    task, metadata = _found_for.get()
-    if task is None or task is not asyncio.current_task():
+    loop, task, metadata = _found_for.get()
+    if task is None or task is not asyncio.current_task(loop):
         metadata = context.invocation_metadata()
     return metadata or ()
 

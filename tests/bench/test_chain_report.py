@@ -51,8 +51,9 @@ def test_the_picture_has_a_dot_for_each_server():
     assert len(root.findall("{http://www.w3.org/2000/svg}circle")) == len(SERVERS)
 
 
-def test_a_profile_tells_what_is_below_python_from_functions_and_leaves_other_threads_out():
-    loop = "thread (1): MainThread;<module> (a.py:1);run (asyncio/runners.py:118)"
+@pytest.mark.parametrize("run", ["run", "Runner.run"])
+def test_a_profile_tells_what_is_below_python_from_functions_and_leaves_other_threads_out(run):
+    loop = f"thread (1): MainThread;<module> (a.py:1);{run} (asyncio/runners.py:118)"
     found = read(
         [f"{loop} 6", f"{loop};answer (apibase/rpc.py:7);inc (apibase/x.py:1) 4", "thread (2): T;wait (t.py:1) 9"]
     )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from apibase.middleware.base import Middleware
 from apibase.middleware.call import CALLS, Kind
 from apibase.middleware.callers import CALLER_HEADER
+from apibase.middleware.hooks import Hooks
 from apibase.observability import log_outcome
 
 if TYPE_CHECKING:
-    from apibase.middleware.call import Call, Proceed, Target
+    from apibase.middleware.call import Call, Target
     from apibase.observability import CallLevel
 
 _FINE = frozenset({"OK", "SUCCESS"})
@@ -27,21 +28,19 @@ class AccessLog(Middleware):
         self._ratio = ratio
         self._slow = slow
 
-    def wrap(self, target: Target, proceed: Proceed) -> Proceed:
+    def hooks(self, target: Target) -> Hooks | None:
         """Log after the rest of the chain."""
         if target.unhandled:
-            return proceed
+            return None
         ratio, slow, log = self._ratio, self._slow, _call if target.kind in CALLS else _delivery
+        clock, draw = time.perf_counter, random.random
 
-        async def logged(call: Call) -> object:
-            try:
-                return await proceed(call)
-            finally:
-                seconds = time.perf_counter() - call.started
-                if ratio >= 1.0 or call.outcome not in _FINE or seconds >= slow or random.random() < ratio:  # noqa: S311
-                    log(call, seconds)
+        def logged(call: Call) -> None:
+            seconds = clock() - call.started
+            if ratio >= 1.0 or call.outcome not in _FINE or seconds >= slow or draw() < ratio:
+                log(call, seconds)
 
-        return logged
+        return Hooks(after=logged)
 
 
 def _call(call: Call, seconds: float) -> None:

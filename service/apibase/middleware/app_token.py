@@ -9,15 +9,14 @@ import grpc
 
 from apibase.contract.reasons import chassis_reason
 from apibase.errors import ServiceError
-from apibase.middleware.base import Middleware, nothing
+from apibase.middleware.base import Middleware
+from apibase.middleware.hooks import Hooks
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from pydantic import SecretStr
 
-    from apibase.middleware.call import Call, Proceed, Target
+    from apibase.middleware.call import Call, Target
 
 
 class AppToken(Middleware):
@@ -42,16 +41,18 @@ class AppToken(Middleware):
             "the call does not carry the app's token (APP_API_TOKEN), so it does not come from its sidecar",
         )
 
-    def wrap(self, target: Target, proceed: Proceed) -> Proceed:
+    def hooks(self, target: Target) -> Hooks | None:
         """Check it before the rest of the chain, where there is one."""
         if not self._token or target.own:
-            return proceed
+            return None
+        token, same = self._token, hmac.compare_digest
 
-        def checked(call: Call) -> Awaitable[object]:
+        def refused(call: Call) -> bool:
+            if same(call.token.encode(), token):
+                return False
             error = self.refusal(call.token)
-            if error is not None:
-                call.refuse(error)
-                return nothing()
-            return proceed(call)
+            assert error is not None  # noqa: S101 - for the type checker
+            call.refuse(error)
+            return True
 
-        return checked
+        return Hooks(before=refused)

@@ -12,10 +12,13 @@ from loguru import logger
 from apibase.cancellation import is_cancelled
 from apibase.errors import Drop, Retry, ServiceError, SidecarError
 from apibase.middleware.call import EVERY, Call, Kind, MessageHook, Proceed, Target
+from apibase.middleware.hooks import around
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
     from typing import Any
+
+    from apibase.middleware.hooks import Hooks
 
 
 class Middleware:
@@ -34,7 +37,12 @@ class Middleware:
 
     def wrap(self, target: Target, proceed: Proceed) -> Proceed:
         """Return what is called instead of `proceed`, the rest of the chain; `proceed` itself where there is nothing to do."""
-        return proceed
+        hooks = self.hooks(target)
+        return proceed if hooks is None else around([hooks], proceed)
+
+    def hooks(self, target: Target) -> Hooks | None:
+        """Return what a built-in middleware does before and after calls, where plain functions are enough; None otherwise."""
+        return None
 
     def on_request(self, target: Target) -> MessageHook | None:
         """Return what each message of a request passes when it is decoded; None where there is nothing to do."""
@@ -72,10 +80,6 @@ def middleware(*kinds: Kind, name: str = "") -> Callable[[Callable[[Call, Procee
     return make
 
 
-async def nothing() -> None:
-    """Return nothing: the end of a call that was refused, for middleware that is no coroutine itself."""
-
-
 def guarded(each: Middleware, target: Target, proceed: Proceed) -> Proceed:
     """Return a middleware of the app's around the rest of the chain, such that its own failure says whose it is.
 
@@ -96,7 +100,7 @@ def guarded(each: Middleware, target: Target, proceed: Proceed) -> Proceed:
     if layer is within:
         return proceed
 
-    async def around(call: Call) -> object:
+    async def guarding(call: Call) -> object:
         try:
             return await layer(call)
         except (Exception, asyncio.CancelledError) as error:
@@ -115,7 +119,7 @@ def guarded(each: Middleware, target: Target, proceed: Proceed) -> Proceed:
             )
         raise first  # Not in the handler above: there it would lose what it came from.
 
-    return around
+    return guarding
 
 
 def _is_meant(error: BaseException) -> bool:

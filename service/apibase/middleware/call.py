@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextvars import Token
 
     import grpc
     from google.protobuf.descriptor import MethodDescriptor
     from google.protobuf.message import Message
+    from opentelemetry.trace import Span
 
     from apibase.errors import ServiceError
     from apibase.events import EventContext
+    from apibase.observability.context import Scope
     from apibase.observability.series import Count as Counts
     from apibase.routes import Headers, Incoming, Route
 
@@ -100,6 +103,12 @@ class Call:
     """What made it end so, where its handler or a middleware raised something."""
     raised: BaseException | None = None
     """What comes from within at the moment; see `guarded`."""
+    trace: tuple[Span | None, Scope] | None = None
+    """The call's span, if it has one, and what `leave` takes back at its end; None where nothing is to be taken back."""
+    budget: Token[float | None] | None = None
+    """What takes the deadline back that holds while a delivery is handled."""
+    came: float = 0.0
+    """When a delivery came, in seconds since 1970."""
     received: Counts | None = None
     """Where the messages of a stream of requests are counted, if they are."""
     sent: Counts | None = None

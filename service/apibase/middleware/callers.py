@@ -18,16 +18,17 @@ from loguru import logger
 from apibase.contract import allowed_callers
 from apibase.contract.reasons import chassis_reason
 from apibase.errors import ServiceError
-from apibase.middleware.base import Middleware, nothing
+from apibase.middleware.base import Middleware
 from apibase.middleware.call import DELIVERIES, RPCS, Kind
+from apibase.middleware.hooks import Hooks
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from google.protobuf.descriptor import MethodDescriptor
 
-    from apibase.middleware.call import Call, Proceed, Target
+    from apibase.middleware.call import Call, Target
 
 CALLER_HEADER = "dapr-caller-app-id"
 _OF_RELAYED_CALLS = frozenset({CALLER_HEADER, "dapr-callee-app-id"})
@@ -61,42 +62,42 @@ class Callers(Middleware):
     kinds = RPCS | DELIVERIES
     built_in = True
 
-    def wrap(self, target: Target, proceed: Proceed) -> Proceed:
+    def hooks(self, target: Target) -> Hooks | None:
         """Check each call before the rest of the chain, where a contract names callers, and each delivery."""
         if target.kind in DELIVERIES:
-            return proceed if target.own else _from_own_sidecar(target, proceed)
+            return None if target.own else _from_own_sidecar(target)
         assert target.descriptor is not None  # noqa: S101 - an rpc has one
         check = CallerCheck(target.descriptor)
         if not check.needed:
-            return proceed
+            return None
 
-        def checked(call: Call) -> Awaitable[object]:
+        def refused(call: Call) -> bool:
             if call.repeats_headers:
                 callers = named_callers(call.metadata)
             else:
                 caller = call.headers.get(CALLER_HEADER)
                 callers = (caller,) if caller is not None else ()
             error = check.refusal(callers)
-            if error is not None:
-                call.refuse(error)
-                return nothing()
-            return proceed(call)
+            if error is None:
+                return False
+            call.refuse(error)
+            return True
 
-        return checked
+        return Hooks(before=refused)
 
 
-def _from_own_sidecar(target: Target, proceed: Proceed) -> Proceed:
-    async def checked(call: Call) -> object:
+def _from_own_sidecar(target: Target) -> Hooks:
+    def refused(call: Call) -> bool:
         if not is_relayed(call.headers):
-            return await proceed(call)
+            return False
         error = forged(call.headers, f"{target.kind} {call.event.source!r}" if call.event else str(target.kind))
         event_id = {"event_id": call.event.id} if call.event and call.event.id else {}
         logger.bind(caller=call.headers.get(CALLER_HEADER, ""), **event_id).warning("{}", error.message)
         # For an event a verdict, not an error: a publisher may have made a broker's headers look so, and daprd then buries it.
         call.refuse(error, "DROP" if target.kind is Kind.EVENT else "")
-        return None
+        return True
 
-    return checked
+    return Hooks(before=refused)
 
 
 class CallerCheck:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from apibase.contract import ContractError
 from apibase.middleware.base import Middleware, guarded
+from apibase.middleware.hooks import around
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from apibase.middleware.call import MessageHook, Proceed, Target
+    from apibase.middleware.hooks import Hooks
 
 ERRORS = "errors"
 """Where errors become the status or the verdict: what stands before it sees how a call ended, what stands after it sees the error."""
@@ -36,9 +38,16 @@ class Chain:
     def compile(self, target: Target, handler: Proceed) -> Proceed:
         """Return a handler behind the middleware of its kind."""
         proceed = handler
+        folded: list[Hooks] = []
         for each in reversed(self._of(target)):
+            hooks = each.hooks(target) if each.built_in else None
+            if hooks is not None:
+                folded.insert(0, hooks)
+                continue
+            proceed = around(folded, proceed)
+            folded = []
             proceed = each.wrap(target, proceed) if each.built_in else guarded(each, target, proceed)
-        return proceed
+        return around(folded, proceed)
 
     def request_hook(self, target: Target) -> MessageHook | None:
         """Return what each message of a request passes, if anything."""

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from apibase.deadline import deadline
 from apibase.middleware.base import Middleware
 from apibase.middleware.call import CALLS
+from apibase.middleware.hooks import Hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from apibase.middleware.call import Call, Proceed, Target
+    from apibase.middleware.call import Call, Target
 
 
 class Deadline(Middleware):
@@ -19,21 +18,21 @@ class Deadline(Middleware):
 
     built_in = True
 
-    def wrap(self, target: Target, proceed: Proceed) -> Proceed:
+    def hooks(self, target: Target) -> Hooks:
         """Set the budget for the rest of the chain."""
-        if target.kind in CALLS:  # Each has a task of its own, from which nothing has to be taken back.
+        set_remaining = deadline.set_remaining
+        if target.kind in CALLS:
 
-            def bound(call: Call) -> Awaitable[object]:
-                deadline.set_remaining(call.remaining)
-                return proceed(call)
+            def bound(call: Call) -> None:
+                set_remaining(call.remaining)
 
-            return bound
+            return Hooks(before=bound)  # Each has a task of its own, from which nothing has to be taken back.
 
-        async def bounded(call: Call) -> object:
-            token = deadline.set_remaining(call.remaining)
-            try:
-                return await proceed(call)
-            finally:
-                deadline.reset(token)
+        def begin(call: Call) -> None:
+            call.budget = set_remaining(call.remaining)
 
-        return bounded
+        def end(call: Call) -> None:
+            if call.budget is not None:
+                deadline.reset(call.budget)
+
+        return Hooks(before=begin, after=end)

@@ -12,6 +12,7 @@ from apibase.delivery import deliver_directly
 from apibase.failures import tell
 from apibase.middleware.base import Middleware
 from apibase.middleware.call import CALLS, Kind
+from apibase.middleware.hooks import Hooks
 from apibase.routes import TopicRoute
 
 if TYPE_CHECKING:
@@ -34,10 +35,14 @@ class Errors(Middleware):
     def __init__(self, topics: TopicDelivery) -> None:
         self._topics = topics
 
+    def hooks(self, target: Target) -> Hooks | None:
+        """Let no error of a call pass but a cancellation."""
+        return _settling(target) if target.kind in CALLS else None
+
     def wrap(self, target: Target, proceed: Proceed) -> Proceed:
-        """Let no error of the rest of the chain pass but a cancellation."""
+        """Make a verdict, or a status, of what becomes of a delivery."""
         if target.kind in CALLS:
-            return _answered(target, proceed)
+            return super().wrap(target, proceed)
         assert target.route is not None  # noqa: S101 - every delivery has one
         if target.kind is Kind.EVENT:
             assert isinstance(target.route, TopicRoute)  # noqa: S101 - for the type checker
@@ -45,25 +50,25 @@ class Errors(Middleware):
         return deliver_directly(target.route, proceed)
 
 
-def _answered(target: Target, proceed: Proceed) -> Proceed:
-    async def answered(call: Call) -> object:
-        try:
-            answer = await proceed(call)
-        except (Exception, asyncio.CancelledError) as error:
-            call.error = error
-            if is_cancelled() or isinstance(error, CallOver):
-                call.outcome = "CANCELLED"
-                raise
-            if isinstance(error, grpc.aio.AbortError):
-                call.outcome = _code(call, "UNKNOWN")
-                raise
-            call.failure = tell(target.name, error)
-            call.outcome, call.reason = call.failure.code.name, call.failure.reason
-            return None
-        call.outcome = _code(call, "OK")
-        return answer
+def _settling(target: Target) -> Hooks:
+    name = target.name
 
-    return answered
+    def caught(call: Call, error: Exception | asyncio.CancelledError) -> None:
+        call.error = error
+        if is_cancelled() or isinstance(error, CallOver):
+            call.outcome = "CANCELLED"
+            raise error
+        if isinstance(error, grpc.aio.AbortError):
+            call.outcome = _code(call, "UNKNOWN")
+            raise error
+        call.failure = tell(name, error)
+        call.outcome, call.reason = call.failure.code.name, call.failure.reason
+
+    def answered(call: Call) -> None:
+        code = call.context.code() if call.context is not None else None
+        call.outcome = code.name if isinstance(code, grpc.StatusCode) else "OK"
+
+    return Hooks(caught=caught, answered=answered)
 
 
 def _code(call: Call, default: str) -> str:

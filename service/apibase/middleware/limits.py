@@ -11,12 +11,13 @@ from apibase.contract.reasons import chassis_reason
 from apibase.errors import ServiceError, TooLarge
 from apibase.middleware.base import Middleware
 from apibase.middleware.call import CALLS, DELIVERIES
+from apibase.middleware.hooks import Hooks
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from apibase.middleware.call import Call, Proceed, Target
+    from apibase.middleware.call import Call, Target
 
 _RATE = chassis_reason(errors_pb2.ERROR_REASON_RATE_LIMIT_EXCEEDED)
 _CONCURRENCY = chassis_reason(errors_pb2.ERROR_REASON_CONCURRENCY_LIMIT_EXCEEDED)
@@ -41,20 +42,22 @@ class RateLimit(Middleware):
         self._due = 0.0
         """When the next call would be due, were they to come evenly (GCRA: one number instead of a bucket)."""
 
-    def wrap(self, target: Target, proceed: Proceed) -> Proceed:
+    def hooks(self, target: Target) -> Hooks | None:
         """Count each call before the rest of the chain, if there is a limit."""
         if not self._interval:
-            return proceed
+            return None
+        clock, ahead, interval = self._clock, self._ahead, self._interval
 
-        def counted(call: Call) -> Awaitable[object]:
-            now = self._clock()
-            due = max(self._due, now)
-            if due - now > self._ahead:
-                raise _exhausted(_RATE, "more calls a second than this app takes", due - now - self._ahead)
-            self._due = due + self._interval
-            return proceed(call)
+        def counted(_call: Call) -> None:
+            now = clock()
+            due = self._due
+            if due < now:
+                due = now
+            elif due - now > ahead:
+                raise _exhausted(_RATE, "more calls a second than this app takes", due - now - ahead)
+            self._due = due + interval
 
-        return counted
+        return Hooks(before=counted)
 
 
 class ConcurrencyLimit(Middleware):
@@ -70,21 +73,21 @@ class ConcurrencyLimit(Middleware):
         self._most = most
         self._at_work = 0
 
-    def wrap(self, target: Target, proceed: Proceed) -> Proceed:
+    def hooks(self, target: Target) -> Hooks | None:
         """Count each call while the rest of the chain is at work, if there is a limit."""
-        if not self._most:
-            return proceed
+        most = self._most
+        if not most:
+            return None
 
-        async def counted(call: Call) -> object:
-            if self._at_work >= self._most:
+        def begin(_call: Call) -> None:
+            if self._at_work >= most:
                 raise _exhausted(_CONCURRENCY, "more calls at once than this app takes", _RETRY_SECONDS)
             self._at_work += 1
-            try:
-                return await proceed(call)
-            finally:
-                self._at_work -= 1
 
-        return counted
+        def end(_call: Call) -> None:
+            self._at_work -= 1
+
+        return Hooks(before=begin, after=end)
 
 
 class SizeLimit(Middleware):
@@ -93,15 +96,14 @@ class SizeLimit(Middleware):
     kinds = DELIVERIES
     built_in = True
 
-    def wrap(self, target: Target, proceed: Proceed) -> Proceed:
+    def hooks(self, target: Target) -> Hooks:
         """Look before the rest of the chain."""
 
-        async def sized(call: Call) -> object:
+        def sized(call: Call) -> None:
             if call.incoming is not None and call.incoming.too_large:
                 raise TooLarge(len(call.incoming.data))
-            return await proceed(call)
 
-        return sized
+        return Hooks(before=sized)
 
 
 def _exhausted(reason: str, message: str, seconds: float) -> ServiceError:

@@ -14,13 +14,14 @@ from apibase.contract.reasons import chassis_reason
 from apibase.errors import Drop
 from apibase.middleware.base import Middleware
 from apibase.middleware.call import CALLS, Kind
+from apibase.middleware.hooks import Hooks
 from apibase.observability.series import OTHER, BoundedLabel, Count
 from apibase.routes import TopicRoute
 from dapr_contract.v1 import errors_pb2
 
 if TYPE_CHECKING:
     from apibase.events import EventContext
-    from apibase.middleware.call import Call, Proceed, Target
+    from apibase.middleware.call import Call, Target
     from apibase.observability.metrics import Metrics as Families
     from apibase.observability.series import Counts
 
@@ -61,11 +62,11 @@ class Metrics(Middleware):
         for kind, at_work in self._at_work.items():
             families.in_flight.labels(str(kind)).set_function(functools.partial(getattr, at_work, "now"))
 
-    def wrap(self, target: Target, proceed: Proceed) -> Proceed:
+    def hooks(self, target: Target) -> Hooks:
         """Count and time the rest of the chain."""
-        return self._of_calls(target, proceed) if target.kind in CALLS else self._of_deliveries(target, proceed)
+        return self._of_calls(target) if target.kind in CALLS else self._of_deliveries(target)
 
-    def _of_calls(self, target: Target, proceed: Proceed) -> Proceed:
+    def _of_calls(self, target: Target) -> Hooks:
         families, at_work = self._families, self._at_work[target.kind]
         labels = rpc_labels(target)
         started = families.server_started.labels(*labels)
@@ -74,49 +75,49 @@ class Metrics(Middleware):
         received = families.received.labels(*labels) if target.kind in _STREAMED_IN else None
         sent = families.sent.labels(*labels) if target.kind in _STREAMED_OUT else None
 
-        async def counted(call: Call) -> object:
+        clock = time.perf_counter
+
+        def begin(call: Call) -> None:
             at_work.now += 1
             started.value += 1
             if received is not None:
                 call.received = received
             if sent is not None:
                 call.sent = sent
-            try:
-                return await proceed(call)
-            finally:
-                at_work.now -= 1
-                observe(time.perf_counter() - call.started)
-                handled[call.outcome].value += 1
 
-        return counted
+        def end(call: Call) -> None:
+            at_work.now -= 1
+            observe(clock() - call.started)
+            handled[call.outcome].value += 1
 
-    def _of_deliveries(self, target: Target, proceed: Proceed) -> Proceed:
+        return Hooks(before=begin, after=end)
+
+    def _of_deliveries(self, target: Target) -> Hooks:
         families, at_work = self._families, self._at_work[target.kind]
         labels = self._delivery_labels(target)
         _, component, source, handler = labels
         observe = families.delivery_seconds.labels(*labels).observe
         delivered = ByOutcome(families.delivered, labels, _VERDICTS if target.kind is Kind.EVENT else ("OK",))
 
-        async def counted(call: Call) -> object:
+        def begin(call: Call) -> None:
             at_work.now += 1
-            came = time.time()
-            try:
-                return await proceed(call)
-            finally:
-                at_work.now -= 1
-                observe(time.perf_counter() - call.started)
-                delivered[call.outcome].value += 1
-                if component and call.event is not None and call.reason not in _NOT_THE_SIDECARS:
-                    published = publication_time(call.event)
-                    if published is not None:
-                        families.event_age.labels(component, source).observe(max(came - published, 0.0))
-                if call.repeated:
-                    families.repeated.labels(component, source, handler).inc()
-                elif call.error is not None and call.outcome in _TAKEN_OFF:
-                    code = self._code(call.error)
-                    families.dead_letters.labels(component, source, handler, code, _end(call)).inc()
+            call.came = time.time()
 
-        return counted
+        def end(call: Call) -> None:
+            at_work.now -= 1
+            observe(time.perf_counter() - call.started)
+            delivered[call.outcome].value += 1
+            if component and call.event is not None and call.reason not in _NOT_THE_SIDECARS:
+                published = publication_time(call.event)
+                if published is not None:
+                    families.event_age.labels(component, source).observe(max(call.came - published, 0.0))
+            if call.repeated:
+                families.repeated.labels(component, source, handler).inc()
+            elif call.error is not None and call.outcome in _TAKEN_OFF:
+                code = self._code(call.error)
+                families.dead_letters.labels(component, source, handler, code, _end(call)).inc()
+
+        return Hooks(before=begin, after=end)
 
     def _delivery_labels(self, target: Target) -> tuple[str, str, str, str]:
         """Return `kind`, `component`, `source` (the topic, or the binding's or the job's name) and `handler`."""

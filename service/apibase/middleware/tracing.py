@@ -17,6 +17,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from apibase.middleware.base import Middleware
 from apibase.middleware.call import CALLS, RPCS, Kind
+from apibase.middleware.hooks import Hooks
 from apibase.observability import CORRELATION_HEADER
 from apibase.observability.context import (
     BEYOND_TRACEPARENT,
@@ -28,13 +29,13 @@ from apibase.observability.context import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.trace import Span, SpanContext
     from opentelemetry.util.types import AttributeValue
 
     from apibase.events import EventContext
-    from apibase.middleware.call import Call, Proceed, Target
+    from apibase.middleware.call import Call, Target
     from apibase.observability.tracing import Tracer
 
 _UNSAMPLED = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f][02468ace])")
@@ -56,69 +57,59 @@ class Tracing(Middleware):
     def __init__(self, tracer: Tracer | None) -> None:
         self._tracer = tracer
 
-    def wrap(self, target: Target, proceed: Proceed) -> Proceed:
+    def hooks(self, target: Target) -> Hooks:
         """Have the rest of the chain run within the trace."""
         carrier = event_carrier if target.kind is Kind.EVENT else _headers
         bound = 0 if self._tracer is None else self._tracer.root_bound
         # An rpc has a task of its own, from which nothing has to be taken back.
-        without_span = _WithoutSpan(bound) if target.kind in RPCS and bound is not None else None
-        if self._tracer is None:
-
-            async def continued(call: Call) -> object:
-                if without_span is not None and without_span(call.headers) == _ENTERED:
-                    return await proceed(call)
-                given = carrier(call)
-                parent, context = extract(given)
-                span = trace.NonRecordingSpan(parent or new_span_context())
-                scope = enter(span, context, given.get(CORRELATION_HEADER, ""))
-                try:
-                    return await proceed(call)
-                finally:
-                    leave(scope)
-
-            return continued
-
-        begin = self._tracer.begin
+        without_span = _without_span(bound) if target.kind in RPCS and bound is not None else None
+        begin = None if self._tracer is None else self._tracer.begin
         is_call = target.kind in CALLS
         kind = SpanKind.SERVER if is_call else SpanKind.CONSUMER
         name, fixed, end = _span_name(target), _attributes(target), _end_call if is_call else _end_delivery
 
-        async def traced(call: Call) -> object:
+        def enter_trace(call: Call) -> None:
             root_id = 0 if without_span is None else without_span(call.headers)
             if root_id == _ENTERED:
-                return await proceed(call)
+                return
             given = carrier(call)
             parent, context = extract(given)
-            span = begin(name, kind, parent, context, fixed, () if is_call else _links(call, parent), root_id)
+            if begin is None:
+                span: Span = trace.NonRecordingSpan(parent or new_span_context())
+            else:
+                span = begin(name, kind, parent, context, fixed, () if is_call else _links(call, parent), root_id)
             scope = enter(span, context, given.get(CORRELATION_HEADER, ""))
-            try:
-                return await proceed(call)
-            except BaseException as error:
-                if call.error is None:
-                    call.error = error
-                raise
-            finally:
-                leave(scope)
-                if span.is_recording():
-                    end(span, call)
+            call.trace = span if span.is_recording() else None, scope
 
-        return traced
+        def leave_trace(call: Call) -> None:
+            if call.trace is None:
+                return
+            span, scope = call.trace
+            leave(scope)
+            if span is not None:
+                end(span, call)
+
+        return Hooks(before=enter_trace, after=leave_trace, failed=_note)
 
 
-class _WithoutSpan:
-    """Enters the trace of an rpc that is not sampled, as most are, for a fraction of what OpenTelemetry's own objects cost."""
+def _note(call: Call, error: BaseException) -> None:
+    if call.error is None:
+        call.error = error
 
-    def __init__(self, root_bound: int) -> None:
-        self._root_bound = root_bound
 
-    def __call__(self, headers: Mapping[str, str]) -> int:
-        """Return `_ENTERED` where that was all; otherwise the trace id that a root is to have, 0 where the caller has one."""
+def _without_span(root_bound: int) -> Callable[[Mapping[str, str]], int]:
+    """Return what enters the trace of an rpc that is not sampled, as most are, for a fraction of what OpenTelemetry's objects cost.
+
+    It returns `_ENTERED` where that was all; otherwise the trace id that a root is to have, 0 where the caller has one.
+    """
+
+    def enter_it(headers: Mapping[str, str]) -> int:
         if not BEYOND_TRACEPARENT.isdisjoint(headers):
             return 0
         traceparent = headers.get("traceparent")
         if traceparent is None:
             trace_id = getrandbits(128) or 1
-            if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._root_bound:
+            if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < root_bound:
                 return trace_id
             span_id, is_remote = getrandbits(64) or 1, False
         else:
@@ -130,6 +121,8 @@ class _WithoutSpan:
                 return 0
         enter_unsampled(trace_id, span_id, headers.get(CORRELATION_HEADER, ""), is_remote=is_remote)
         return _ENTERED
+
+    return enter_it
 
 
 def event_carrier(call: Call) -> Mapping[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from protovalidate import EvaluationError, Validator
+from protovalidate import EvaluationError, ValidationError, Validator
 
 from apibase.errors import FieldViolation, InvalidRequest
 from apibase.middleware.base import Middleware
@@ -56,22 +56,25 @@ def validate(message: Message) -> None:
     never pass.
     """
     try:
-        violations = _validator.collect_violations(message)
+        _validator.validate(message)  # takes half the time of `collect_violations`
+    except ValidationError as error:
+        violations = error.violations
     except EvaluationError as error:
         # A key that a rule asks for in vain is quoted.
         why = "a rule can't be evaluated" + ("" if marked_names(message.DESCRIPTOR) else f": {error}")
         raise InvalidRequest([FieldViolation("(message)", why)]) from error
-    if violations:
-        raise InvalidRequest(
-            [
-                FieldViolation(
-                    field=_path(violation.proto.field, message.DESCRIPTOR),
-                    description=violation.proto.message or f"breaks the rule {violation.proto.rule_id}",
-                    rule=violation.proto.rule_id,
-                )
-                for violation in violations
-            ]
-        )
+    else:
+        return
+    raise InvalidRequest(
+        [
+            FieldViolation(
+                field=_path(violation.proto.field, message.DESCRIPTOR),
+                description=violation.proto.message or f"breaks the rule {violation.proto.rule_id}",
+                rule=violation.proto.rule_id,
+            )
+            for violation in violations
+        ]
+    )
 
 
 def _path(path: FieldPathPb | None, kind: Any) -> str:  # noqa: ANN401 - generated and native descriptors share no type

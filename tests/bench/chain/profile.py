@@ -24,7 +24,7 @@ _RATE = 200  # samples a second: what py-spy takes without slowing the server mu
 _SETTLE_SECONDS = 2.0
 _SHOWN = 40
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>.+?)(?::\d+)?\)$")
-_LOOP = "run (asyncio/runners.py)"
+_LOOP = "run (asyncio/runners.py)"  # newer samplers say "Runner.run"
 _BELOW_PYTHON = "(below Python: gRPC's core and Cython, uvloop, the kernel)"
 
 
@@ -106,9 +106,9 @@ def read(lines: Iterable[str]) -> Profile:
     for line in lines:
         stack, _, count = line.rpartition(" ")
         frames = [_name(frame) for frame in stack.split(";")]
-        if _LOOP not in frames:
+        if not any(frame.endswith(_LOOP) for frame in frames):
             continue
-        last = _BELOW_PYTHON if frames[-1] == _LOOP else frames[-1]
+        last = _BELOW_PYTHON if frames[-1].endswith(_LOOP) else frames[-1]
         own[last] += int(count)
         for name in {*frames, last}:
             within[name] += int(count)
