@@ -18,7 +18,7 @@ from tests.contract.sides import Side
 from tests.sidecar.shop import eventually
 from tests.unit.conftest import CONTRACTS, Desk
 
-TOPICS = ("contract.plain", "contract.raw")
+TOPICS = ("desk", "contract.plain", "contract.raw")
 JOBS = ("contract-text", "contract-message", "contract-again", "contract-due")
 
 
@@ -115,6 +115,7 @@ def app_of(beside: Beside, settings: Any) -> App:
     async def take_job(job: JobEvent) -> None:
         beside.jobs.append(job)
 
+    app.subscribe("events", "desk")(take_event)
     app.subscribe("events", "contract.plain")(take_event)
     app.subscribe("events", "contract.raw", metadata={"rawPayload": "true"})(take_event)
     for name in JOBS:

@@ -13,7 +13,7 @@ import orjson
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from apibase.clients._values import JSON, encode
+from apibase.clients._values import JSON, TEXT, encode
 from apibase.contract import event_options
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def _encoded(given: Publication) -> tuple[bytes, str]:
         text = json_format.MessageToJson(given.data, indent=None, always_print_fields_with_no_presence=True)
         return text.encode(), given.content_type or JSON
     data, content_type = encode(given.data)
-    return data, given.content_type or content_type
+    # The SDK's subscribers read text of this type only. UTF-8 it is in any case.
+    return data, given.content_type or ("text/plain" if content_type == TEXT else content_type)
 
 
 def _attributes(given: Publication, event_id: str, kind: str, trace: Mapping[str, str]) -> dict[str, str]:
