@@ -8,11 +8,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from apibase import Conflict, PubSubPublisher, StateItem, StateManager
 from payments.errors import payment_id_reused, payment_not_found, wrong_status
-from payments.provider import decline_reason
 from shop.payments.v1 import events_pb2, payment_pb2, service_pb2, service_pb2_grpc
 
 if TYPE_CHECKING:
     import grpc
+
+    from payments.provider import PaymentProvider
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -25,7 +26,8 @@ _VOIDED = payment_pb2.PAYMENT_STATUS_VOIDED
 class PaymentService(service_pb2_grpc.PaymentServiceServicer):
     """Serves the contract of the same name."""
 
-    def __init__(self, state: StateManager, publisher: PubSubPublisher) -> None:
+    def __init__(self, state: StateManager, publisher: PubSubPublisher, provider: PaymentProvider) -> None:
+        self._provider = provider
         self._state = state
         self._publisher = publisher
 
@@ -33,7 +35,7 @@ class PaymentService(service_pb2_grpc.PaymentServiceServicer):
         """Reserve the amount, unless the payment id is known."""
         payment = await self._load(request.payment_id)
         if payment is None:
-            reason = decline_reason(request.payment_token)
+            reason = await self._provider.decline_reason(request.payment_token)
             new = payment_pb2.Payment(
                 payment_id=request.payment_id, order_id=request.order_id, amount=request.amount, decline_reason=reason
             )

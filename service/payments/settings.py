@@ -17,3 +17,8 @@ class PaymentSettings(BaseSettings):
     )
 
     store: str = Field("statestore", description="State store component of the ledger.")
+    secret_store: str = Field("secrets", description="Secret store component that has the payment provider's key.")
+    provider_key: str = Field("payment-provider-key", description="Name of that key in the secret store.")
+    secret_cache: float = Field(
+        300.0, ge=0, allow_inf_nan=False, description="Seconds that the key is kept before the store is asked again."
+    )

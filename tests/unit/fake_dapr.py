@@ -58,8 +58,10 @@ class FakeDapr(api_service_v1.DaprServicer):
         self._credentials = credentials
         self.components = {"events": "pubsub.redis", "mail": "bindings.smtp", "tick": "bindings.cron"}
         self.components |= {"order-sweep": "bindings.cron", "statestore": "state.postgresql"}
+        self.components |= {"secrets": "secretstores.local.file"}
         self.capabilities = {"statestore": ["ETAG", "TRANSACTIONAL", "TTL"]}
         self.rows: dict[str, Row] = {}
+        self.secrets: dict[str, dict[str, str]] = {"payment-provider-key": {"payment-provider-key": "key-of-the-fake"}}
         self.published: list[api_v1.PublishEventRequest] = []
         self.attributes: dict[str, str] = {}
         self.calls: list[Call] = []
@@ -158,6 +160,13 @@ class FakeDapr(api_service_v1.DaprServicer):
             await context.abort(grpc.StatusCode.ABORTED, "possible etag mismatch")
         self.rows.pop(request.key, None)
         return Empty()
+
+    async def GetSecret(self, request: Any, context: Context) -> Any:
+        await self._take("GetSecret", request, context)
+        if request.key not in self.secrets:
+            asked = f"failed getting secret with key {request.key} from secret store {request.store_name}"
+            await context.abort(grpc.StatusCode.INTERNAL, f"{asked}: secret {request.key} not found")
+        return api_v1.GetSecretResponse(data=self.secrets[request.key])
 
     async def PublishEvent(self, request: Any, context: Context) -> Any:
         await self._take("PublishEvent", request, context)

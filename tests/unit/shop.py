@@ -16,6 +16,7 @@ from orders.rules import Catalogue
 from orders.service import OrderService
 from orders.settings import OrderSettings
 from orders.store import PAGES, OrderStore
+from payments.provider import DECLINED_PREFIX
 from payments.service import PaymentService
 from shop.orders.v1 import order_pb2, service_pb2, storage_pb2
 from shop.payments.v1 import events_pb2 as payment_events_pb2
@@ -99,6 +100,13 @@ def rpc_error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
 
 
+class Provider:
+    """The payment provider, without the secret that opens it."""
+
+    async def decline_reason(self, payment_token: str) -> str:
+        return "card_declined" if payment_token.startswith(DECLINED_PREFIX) else ""
+
+
 async def cut() -> None:
     """Fail as a call to an app that is away."""
     raise rpc_error(grpc.StatusCode.UNAVAILABLE, "connection refused")
@@ -116,7 +124,7 @@ class Shop:
     def __init__(self, settings: OrderSettings | None = None) -> None:
         self.state, self.ledger = MemoryState(), MemoryState()
         self.broker = Broker()
-        self.payments = PaymentService(self.ledger, self.broker)  # type: ignore[arg-type]
+        self.payments = PaymentService(self.ledger, self.broker, Provider())  # type: ignore[arg-type]
         self.wire = Wire(self.payments)
         self.settings = settings or OrderSettings(sweep_grace=0.0)
         self.store, self.checkout, self.orders, self.events = self._process()

@@ -109,7 +109,7 @@ def plan_sidecar(  # noqa: PLR0913
     if ports.app:
         command += [f"--app-port={ports.app}", f"--app-channel-address={LOOPBACK}", *_health(app)]
     spec = ProcessSpec(
-        f"{genitive(label)} sidecar", tuple(command), {**env, "DAPR_HOST_IP": LOOPBACK}, logs, logs / f"{label}.daprd.log",
+        f"{genitive(label)} sidecar", tuple(command), {**env, "DAPR_HOST_IP": LOOPBACK}, app.folder, logs / f"{label}.daprd.log",
         grace=SHUTDOWN_SECONDS + 5,
     )  # fmt: skip
     path = "/v1.0/healthz" if with_app else "/v1.0/healthz/outbound"

@@ -13,7 +13,7 @@ from apibase import ServiceError, SidecarUnavailable
 from payments.service import PaymentService
 from shop.payments.v1 import events_pb2, payment_pb2, service_pb2
 from tests.unit.memory_state import MemoryState, unavailable
-from tests.unit.shop import CONTEXT, Broker
+from tests.unit.shop import CONTEXT, Broker, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,7 +33,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.state, self.broker = MemoryState(), Broker()
-        self._service = PaymentService(self.state, self.broker)  # type: ignore[arg-type]
+        self._service = PaymentService(self.state, self.broker, Provider())  # type: ignore[arg-type]
 
     async def authorise(self, **changes: Any) -> payment_pb2.Payment:
         request = service_pb2.AuthoriseRequest(
