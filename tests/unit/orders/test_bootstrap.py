@@ -64,6 +64,8 @@ async def test_an_order_uses_the_store_and_the_app_that_the_settings_name(settin
         },
     )
     async with FakeDapr(settings.sidecar_address, [till]) as dapr:
+        dapr.components["shopstore"] = "state.postgresql"
+        dapr.capabilities["shopstore"] = dapr.capabilities["statestore"]
         app = orders.bootstrap.build(settings, OrderSettings(store="shopstore", payments_app_id="till"))
         await app.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
