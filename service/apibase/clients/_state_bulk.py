@@ -11,12 +11,12 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import grpc
 from dapr.proto import api_v1
 
+from apibase.clients._state_dialect import may_have_happened
 from apibase.clients._state_wire import check_key, read_of_many
 from apibase.clients.state_items import BulkItems, BulkWrites
-from apibase.errors import SidecarError, SidecarUnavailable
+from apibase.errors import SidecarError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -73,7 +73,7 @@ async def write_many(
         try:
             await all_of([items[key] for key in keys])
         except SidecarError as error:
-            if isinstance(error, SidecarUnavailable) or error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            if may_have_happened(error):
                 errors.update(dict.fromkeys(keys, error))
                 return
             await asyncio.gather(*map(alone, keys))

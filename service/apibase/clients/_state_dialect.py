@@ -8,18 +8,25 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from apibase.errors import NotSupported, SidecarError, SidecarUnavailable
+from apibase.errors import NotSupported
 
 if TYPE_CHECKING:
     from apibase.clients.components import Component
+    from apibase.errors import SidecarError
 
 _REDIS = "state.redis"
 # Where a query compares what JSON's `->>` gives.
 _COMPARE_AS_TEXT = frozenset({"state.postgresql", "state.postgres", "state.cockroachdb"})
 # What no item of Redis ever has. Its script writes whatever etag is given where the key is new, and compares it where it is not.
 _NO_ITEM = "1000000000000"
+_NO_ANSWER = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _MISMATCH = re.compile(r"possible etag mismatch|no item was updated")
 _REFUSED_BY_REDIS = re.compile(r"failed to (?:set key|delete) (?P<key>.+)$")
+
+
+def may_have_happened(error: SidecarError) -> bool:
+    """Return whether a write that failed so may have been made all the same: nothing that the store says of it has arrived."""
+    return error.code in _NO_ANSWER
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Dialect:
 
         Redis' component calls whatever fails with an etag a mismatch, also when Redis is away; the text tells.
         """
-        if isinstance(error, SidecarUnavailable) or error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        if may_have_happened(error):
             return False
         if self._redis:
             return _REFUSED_BY_REDIS.search(error.message) is not None

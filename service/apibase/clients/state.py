@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-import grpc
 from dapr.proto import api_v1, common_v1
 
 from apibase.clients._state_bulk import get_many, refuse_twice, write_many
-from apibase.clients._state_dialect import Dialect
+from apibase.clients._state_dialect import Dialect, may_have_happened
 from apibase.clients._state_transaction import transact
 from apibase.clients._state_update import Updates
 from apibase.clients._state_wire import CONSISTENCY, check_key, needs_dialect, read, same_value, wire
@@ -28,7 +27,7 @@ from apibase.clients.state_query import (
     query,
     query_text,
 )
-from apibase.errors import Conflict, SidecarError, SidecarUnavailable
+from apibase.errors import Conflict, SidecarError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -70,8 +69,8 @@ _UPDATE_SECONDS = 10.0
 class StateManager:
     """A Dapr state store. Values are messages of a contract, pydantic models and JSON, kept as JSON, and text and bytes.
 
-    Every error is a `SidecarError` that names the store. After `SidecarUnavailable` or DEADLINE_EXCEEDED a write may have happened or
-    not: read to know. A key is non-empty and has no `||`; another is a `ValueError`.
+    Every error is a `SidecarError` that names the store. After UNAVAILABLE (`SidecarUnavailable` among them) or DEADLINE_EXCEEDED a write
+    may have happened or not: read to know. A key is non-empty and has no `||`; another is a `ValueError`.
     """
 
     def __init__(self, sidecar: Sidecar, store_name: str) -> None:
@@ -150,7 +149,7 @@ class StateManager:
         again, with what is there then, as long as others are faster: it should do nothing else. No try begins later than `within` seconds
         after the call, or when the inbound call's time is over: then the last `Conflict` is raised. What `change` raises ends it.
 
-        After `SidecarUnavailable` or DEADLINE_EXCEEDED the change may have been saved: to make it again is to make it twice, unless
+        After UNAVAILABLE or DEADLINE_EXCEEDED the change may have been saved: to make it again is to make it twice, unless
         `change` can tell. A retry policy of Dapr's on the store can do the same.
         """
         return await self._updates.update(key, kind, change, ttl=ttl, within=within)
@@ -274,8 +273,7 @@ class StateManager:
 
         What is there and equals what was to be written may be this write, whose answer got lost on the way.
         """
-        lost = isinstance(error, SidecarUnavailable) or error.code is grpc.StatusCode.DEADLINE_EXCEEDED
-        if lost or item.HasField("etag"):
+        if may_have_happened(error) or item.HasField("etag"):
             return False
         request = api_v1.GetStateRequest(store_name=self.store_name, key=item.key)
         answer = await self._sidecar.call(

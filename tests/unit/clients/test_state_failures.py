@@ -10,7 +10,7 @@ from datetime import timedelta
 import grpc
 import pytest
 
-from apibase import Conflict, NotSupported, Settings, Sidecar, SidecarError, SidecarUnavailable, StateManager
+from apibase import Conflict, NotSupported, Settings, Sidecar, SidecarError, StateManager
 from apibase.clients.state import FOREVER, Delete, Upsert
 from apibase.deadline import deadline
 from tests.unit.clients.fake_state import FakeState
@@ -309,9 +309,10 @@ async def test_a_transaction_whose_answer_is_lost_is_not_made_again(dapr: FakeSt
 
     dapr.after("ExecuteStateTransaction", lose)
 
-    with pytest.raises(SidecarUnavailable):
+    with pytest.raises(SidecarError) as caught:
         await state.transact([Upsert("a", "x", etag="1")])
 
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
     assert dapr.methods() == ["ExecuteStateTransaction"]
 
 
@@ -321,9 +322,10 @@ async def test_an_update_whose_answer_is_lost_is_not_made_again(dapr: FakeState,
 
     dapr.after("SaveState", lose)
 
-    with pytest.raises(SidecarUnavailable):
+    with pytest.raises(SidecarError) as caught:
         await state.update("a", int, lambda count: (count or 0) + 1)
 
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
     assert dapr.rows["a"].data == b"1"
     assert dapr.methods() == ["GetState", "SaveState"]
 
