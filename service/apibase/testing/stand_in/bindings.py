@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from dapr.proto import api_v1
 from loguru import logger
 
+from apibase.clients._values import decode
 from apibase.testing.stand_in.api_errors import ApiError
 from apibase.testing.stand_in.local_storage import OPERATIONS as FILE_OPERATIONS
 from apibase.testing.stand_in.local_storage import on_files
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from apibase.testing.stand_in.clock import Clock, Timer
     from apibase.testing.stand_in.registry import Registry
 
+V = TypeVar("V")
+
 _CRON = "bindings.cron"
 _FILES = "bindings.localstorage"
 
@@ -35,6 +38,10 @@ class Sent:
     operation: str
     data: bytes
     metadata: Mapping[str, str]
+
+    def value(self, kind: type[V]) -> V:
+        """Return the data as a message of a contract, a pydantic model, text, bytes, or what JSON has. Raises `ValueError`."""
+        return decode(self.data, kind)
 
 
 class BindingsApi:

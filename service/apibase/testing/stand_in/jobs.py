@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from dapr.proto import api_v1
+from google.protobuf.any_pb2 import Any as AnyMessage
 from loguru import logger
 
 from apibase.testing.stand_in.api_errors import ApiError
@@ -93,13 +94,14 @@ class JobsApi:
             if self.jobs.get(job.name) is job:
                 await self._run(job)
 
-    async def run_now(self, name: str) -> grpc.StatusCode:
+    async def run_now(self, name: str, data: AnyMessage | None = None) -> grpc.StatusCode:
         """Run a job as if it were due, scheduled or not, and return the status that the app answers. Raises `LookupError`."""
         app = self._app()
         if app is None:
             raise LookupError("no app is connected that a job could go to")
         job = self.jobs.get(name)
-        return await app.deliver_job(name, job.message.data if job else api_v1.Job().data)
+        scheduled = job.message.data if job is not None else AnyMessage()
+        return await app.deliver_job(name, scheduled if data is None else data)
 
     async def _schedule(self, request: Any, _call: ApiCall) -> Any:  # noqa: ANN401 - the API's messages, here and below
         job = request.job

@@ -40,7 +40,7 @@ class Registry:
         self._app_id = app_id
         self._clock = clock
         self._env = env
-        self._any = any_component
+        self.any_component = any_component
         self._components: dict[str, Component] = {}
         self._stores: dict[str, Store] = {}
         self._secrets: dict[str, SecretStore] = {}
@@ -66,7 +66,7 @@ class Registry:
     def component(self, name: str, block: str = "") -> Component | None:
         """Return the component of that name, if it is one of the building block."""
         found = self._components.get(name)
-        if found is None and block and name and self._any:
+        if found is None and block and name and self.any_component:
             self.add(Component(name, _DEFAULT_TYPES[block]))
             found = self._components[name]
         return found if found is not None and block in {"", found.block} else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SUFFIXES = {".yaml", ".yml"}
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_FILES = 256
 _KINDS_READ = {"Component", "Subscription", "Resiliency"}
 _SECRET_STORES = ("secretstores.local.file", "secretstores.local.env")
 
@@ -90,13 +93,20 @@ def _documents(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file())
         for file in files:
-            for document in yaml.safe_load_all(file.read_text(encoding="utf-8")):
+            status = file.stat()
+            for document in _parsed(file, status.st_mtime_ns, status.st_size):
                 if isinstance(document, dict) and document.get("kind") in _KINDS_READ:
                     if not (document.get("metadata") or {}).get("name"):
                         raise ResourceError(f"{file}: metadata.name: a {document['kind']} needs a name")
                     yield file, document
     except (OSError, yaml.YAMLError) as error:
         raise ResourceError(f"{folder}: {error}") from error
+
+
+@lru_cache(maxsize=_FILES)
+def _parsed(file: Path, _changed: int, _size: int) -> tuple[Any, ...]:
+    """Return a file's documents. They are kept while it stays as it is: every test reads them anew."""
+    return tuple(yaml.load_all(file.read_text(encoding="utf-8"), Loader=_LOADER))
 
 
 def _concerns(document: dict[str, Any], app_id: str) -> bool:
