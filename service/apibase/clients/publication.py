@@ -120,7 +120,8 @@ def outgoing(event: Value | Publication, app_id: str, trace: Mapping[str, str]) 
     event_id = given.id or str(uuid.uuid4())
     kind = given.type or (given.data.DESCRIPTOR.full_name if isinstance(given.data, Message) else "")
     if given.time is None and not given.extensions:
-        metadata.update(_attributes(given, event_id, kind, trace))
+        # The trace that is given in the metadata stays.
+        metadata = {**_trace(trace), **metadata, **_attributes(given, event_id, kind)}
         return Outgoing(pubsub_name, topic, event_id, data, content_type, metadata)
     # These two daprd takes in a whole CloudEvent only.
     envelope = _cloud_event(given, event_id, kind or _DEFAULT_TYPE, given.source or app_id, trace, data, content_type)
@@ -154,18 +155,20 @@ def _encoded(given: Publication) -> tuple[bytes, str]:
     return data, given.content_type or ("text/plain" if content_type == TEXT else content_type)
 
 
-def _attributes(given: Publication, event_id: str, kind: str, trace: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata by which daprd makes the CloudEvent."""
-    attributes = {"cloudevent.id": event_id}
-    if kind:
-        attributes["cloudevent.type"] = kind
+def _trace(trace: Mapping[str, str]) -> dict[str, str]:
     # daprd puts the trace of this call on the event only while it traces itself; this does in any case.
-    attributes.update((f"cloudevent.{name}", trace[name]) for name in _TRACE_HEADERS if name in trace)
-    if given.subject is not None:
-        attributes["cloudevent.subject"] = given.subject
-    if given.source is not None:
-        attributes["cloudevent.source"] = given.source
-    return attributes
+    return {f"cloudevent.{name}": trace[name] for name in _TRACE_HEADERS if name in trace}
+
+
+def _attributes(given: Publication, event_id: str, kind: str) -> dict[str, str]:
+    """Return the metadata by which daprd makes the CloudEvent."""
+    attributes = {
+        "cloudevent.id": event_id,
+        "cloudevent.type": kind or None,
+        "cloudevent.subject": given.subject,
+        "cloudevent.source": given.source,
+    }
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _cloud_event(
