@@ -50,9 +50,10 @@ def read(kind: type[M], incoming: Incoming, *, raw: bool = False) -> M:
         return kind.FromString(incoming.data) if media_type in PROTOBUF_TYPES else from_json(incoming.data, kind)
     except (DecodeError, ValueError) as error:
         named = "raw" if raw else media_type or "no content type"
-        # A parser quotes what it can't read, which may be a field that must not be shown.
-        quoted = "" if marked_names(kind.DESCRIPTOR) else f": {error}"
-        raise Drop(f"the data ({named}) is no {kind.DESCRIPTOR.full_name}{quoted}", code=_UNDECODABLE) from error
+        # A parser quotes what it can't read, which may be a field that must not be shown, in a traceback neither.
+        secretive = marked_names(kind.DESCRIPTOR)
+        text = f"the data ({named}) is no {kind.DESCRIPTOR.full_name}{'' if secretive else f': {error}'}"
+        raise Drop(text, code=_UNDECODABLE) from (None if secretive else error)
 
 
 def _loses_data(media_type: str, incoming: Incoming) -> bool:

@@ -15,7 +15,8 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from apibase.clients.publication import CLOUD_EVENT, RAW, TRACEPARENT, retraced
 from apibase.observability import outbound_headers
-from apibase.observability.tracing import current_tracer
+from apibase.observability.log_secrets import without_secrets
+from apibase.observability.tracing import current_tracer, record_error
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, MutableMapping
@@ -120,7 +121,7 @@ def end_with(span: Span, call: grpc.aio.Call) -> None:
 def end_unmade(span: Span, error: BaseException) -> None:
     """End the span of a call that could not be made."""
     span.set_attribute("error.type", type(error).__qualname__)
-    span.record_exception(error)
+    record_error(span, error)
     span.set_status(Status(StatusCode.ERROR))
     span.end()
 
@@ -131,7 +132,7 @@ def _end(span: Span, call: grpc.aio.Call) -> None:
         span.set_attribute("rpc.response.status_code", code.name)
     if code is not grpc.StatusCode.OK:
         span.set_attribute("error.type", code.name if code is not None else "_OTHER")
-        span.set_status(Status(StatusCode.ERROR, _at_once(call.details()) or None))
+        span.set_status(Status(StatusCode.ERROR, without_secrets(_at_once(call.details()) or "") or None))
     span.end()
 
 

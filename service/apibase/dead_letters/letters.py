@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from apibase.clients._transport import sidecar_call
 from apibase.decoding import read
 from apibase.errors import Drop
+from apibase.observability.log_secrets import without_secrets
 from apibase.observability.redaction import marked_fields, marked_members, marked_names, redacted, redacted_json
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class DeadLetters:
             "id": event.id,
             "source": event.source or "unknown",
             "type": event.type or "unknown",
-            REASON: death.reason[:_REASON_LENGTH],
+            REASON: without_secrets(death.reason)[:_REASON_LENGTH],
             CODE: death.code,
             HANDLER: route.name,
             PUBSUB: event.pubsub_name,

@@ -27,6 +27,8 @@ from apibase.observability.context import (
     leave,
     new_span_context,
 )
+from apibase.observability.log_secrets import without_secrets
+from apibase.observability.tracing import record_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -212,13 +214,14 @@ def _end_delivery(span: Span, call: Call) -> None:
 
 
 def _end(span: Span, call: Call, error_type: str) -> None:
-    if call.reason:
-        span.set_attribute("apibase.reason", call.reason)
+    reason = without_secrets(call.reason) if call.reason else ""
+    if reason:
+        span.set_attribute("apibase.reason", reason)
     if call.error is not None and not isinstance(call.error, asyncio.CancelledError):
-        span.record_exception(call.error)
+        record_error(span, call.error)
     if error_type:
         span.set_attribute("error.type", error_type)
-        span.set_status(Status(StatusCode.ERROR, call.reason or None))
+        span.set_status(Status(StatusCode.ERROR, reason or None))
     span.end()
 
 

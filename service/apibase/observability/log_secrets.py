@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -32,6 +33,16 @@ def hide_in_logs(secret: str | SecretStr) -> None:
     hidden.
     """
     _given.add(secret.get_secret_value() if isinstance(secret, SecretStr) else secret)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with `***` for every secret that `hide_in_logs` was told of: for what leaves the process beside the log."""
+    return _everywhere().hidden(text)
+
+
+@cache
+def _everywhere() -> Secrets:
+    return Secrets(os.environ.get(name, "") for name in _VARIABLES)
 
 
 def secrets_of(settings: Settings) -> set[str]:
@@ -65,6 +76,12 @@ class Secrets:
         return line._replace(
             logger=self._hide(line.logger), message=self._hide(line.message), fields=fields, error=error
         )
+
+    def hidden(self, text: str) -> str:
+        """Return a text with its secrets hidden."""
+        if len(_given) != self._known:
+            self._learn()
+        return self._hide(text)
 
     def _hide(self, text: str) -> str:
         for form in self._forms:

@@ -11,6 +11,7 @@ import random
 import socket
 import threading
 import time
+import traceback
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from opentelemetry.sdk.trace.sampling import (
     Sampler,
     TraceIdRatioBased,
 )
+
+from apibase.observability.log_secrets import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -163,6 +166,15 @@ def configure_tracing(settings: Settings) -> Tracer | None:
         provider.add_span_processor(processor)
     trace.set_tracer_provider(provider)
     return Tracer(provider, ids, exports, _root_bound(settings))
+
+
+def record_error(span: Span, error: BaseException) -> None:
+    """Put an exception on a span, without the secrets that its text and its stack have."""
+    stack = "".join(traceback.format_exception(error))
+    span.record_exception(
+        error,
+        {"exception.message": without_secrets(str(error)), "exception.stacktrace": without_secrets(stack)},
+    )
 
 
 def _resource(settings: Settings) -> Resource:
