@@ -15,6 +15,7 @@ COMMANDS = {
     "dlq": "apibase.cli.dlq:dlq",
     "log-level": "apibase.cli.log_level:log_level",
     "breaking": "apibase.cli.breaking:breaking",
+    "fake": "apibase.cli.fake:fake",
 }
 """Every command: its name, and the function that is it, or the `typer.Typer` of a group. Adding one is a line here."""
 

@@ -50,7 +50,8 @@ def program(commands: Mapping[str, str]) -> typer.Typer:
                 each.cls = _Command
             app.add_typer(command, name=name, cls=_Group)
         else:
-            app.command(name, cls=_Command)(command)
+            # A command that leaves its words to somebody else says so.
+            app.command(name, cls=_Command, context_settings=getattr(command, "context_settings", None))(command)
     return app
 
 

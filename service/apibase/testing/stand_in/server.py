@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import grpc
-from loguru import logger
 from pydantic import SecretStr
 
 from apibase.settings import Settings
@@ -34,7 +33,7 @@ from apibase.testing.stand_in.streaming import StreamingApi
 from apibase.testing.stand_in.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
 
     from apibase.testing.stand_in.component import Component
@@ -48,7 +47,8 @@ class Server:
 
     Components are those of the resource files in `resources`, read as daprd reads them, and `components`. With
     `any_component`, one that nobody declares is made when it is first used. The clock stands still until it is moved, or
-    `runs`. Port 0 is a free one; HTTP is served where `http_port` is given.
+    `runs`. Port 0 is a free one; HTTP is served where `http_port` is given. In a `socket_folder` it listens on daprd's Unix
+    sockets instead.
     """
 
     def __init__(  # noqa: PLR0913 - what a sidecar is told, by name
@@ -62,6 +62,7 @@ class Server:
         host: str = _HOST,
         grpc_port: int = 0,
         http_port: int | None = None,
+        socket_folder: str = "",
         api_token: str = "",
         app_token: str = "",
         clock_runs: bool = False,
@@ -72,6 +73,7 @@ class Server:
         self.host = host
         self.grpc_port = grpc_port
         self.http_port = http_port
+        self.socket_folder = socket_folder
         self.faults = Faults(seed)
         """What is to go wrong before an operation takes effect; operations have the names of their rpcs."""
         self.answer_faults = Faults(seed)
@@ -128,7 +130,17 @@ class Server:
     @property
     def address(self) -> str:
         """The address of the gRPC API."""
-        return f"{self.host}:{self.grpc_port}"
+        return f"unix:{self._socket('grpc')}" if self.socket_folder else f"{self.host}:{self.grpc_port}"
+
+    def _socket(self, protocol: str) -> str:
+        return f"{self.socket_folder}/dapr-{self.app_id}-{protocol}.socket"
+
+    def __str__(self) -> str:
+        components = ", ".join(f"{each.name} ({each.type})" for each in self.registry.components) or "none"
+        http = ""
+        if self._http is not None:
+            http = f", HTTP on {self._socket('http') if self.socket_folder else f'{self.host}:{self.http_port}'}"
+        return f"the stand-in sidecar of {self.app_id} has gRPC on {self.address}{http}; components: {components}"
 
     def settings(self, **given: object) -> Settings:
         """Return the settings of an app beside this sidecar, which picks its own port; what is given wins."""
@@ -155,7 +167,8 @@ class Server:
             from apibase.testing.stand_in.http_api import HttpApi  # noqa: PLC0415 - tests without HTTP load no HTTP server
 
             self._http = HttpApi(self.api, self.faults, self.router, self.invocation, self.metadata, self._is_ready)
-            await self._http.start(self.host, self.http_port)
+            socket = self._socket("http") if self.socket_folder else ""
+            await self._http.start(self.host, self.http_port, socket)
             self.http_port = self._http.port
 
     async def stop(self) -> None:
@@ -224,7 +237,8 @@ class Server:
         proxy = Proxy(self.router, self.api, self.faults.apply, self._cut)
         self._server.add_generic_rpc_handlers((self.api.handler, proxy))
         try:
-            self.grpc_port = self._server.add_insecure_port(self.address)
+            port = self._server.add_insecure_port(self.address)
+            self.grpc_port = self.grpc_port if self.socket_folder else port
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self.address}: {error}") from error
         await self._server.start()
@@ -249,18 +263,3 @@ class Server:
 def _settings(_environment: frozenset[tuple[str, str]]) -> Settings:
     """Return the settings that an environment says: reading them takes longer than all else that a sidecar does to start."""
     return Settings()
-
-
-def components_summary(components: Sequence[Component]) -> str:
-    """Return components in a line, for people."""
-    return ", ".join(f"{each.name} ({each.type})" for each in components) or "none"
-
-
-def log_start(server: Server) -> None:
-    """Say where the sidecar listens and what it has."""
-    logger.info(
-        "the stand-in sidecar of {} listens on {}; components: {}",
-        server.app_id,
-        server.address,
-        components_summary(server.registry.components),
-    )
