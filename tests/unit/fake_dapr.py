@@ -94,7 +94,10 @@ class FakeDapr(api_service_v1.DaprServicer):
     async def __aexit__(self, *_exc: object) -> None:
         await self.stop()
 
-    def fail(self, method: str, code: grpc.StatusCode, details: str = "the fake was told to fail") -> None:
+    def fail(self, method: str, code: grpc.StatusCode, details: str = "") -> None:
+        """Fail the next call of a method; UNAVAILABLE in the words of gRPC, as if the connection were gone."""
+        away = code is grpc.StatusCode.UNAVAILABLE
+        details = details or ("Socket closed" if away else "the fake was told to fail")
         self._failures[method].append((code, details))
 
     def after(self, method: str, hook: Callable[[], Awaitable[None]]) -> None:
@@ -116,7 +119,7 @@ class FakeDapr(api_service_v1.DaprServicer):
             try:
                 await self._after[method].pop(0)()
             except LostAnswer as lost:
-                await context.abort(lost.code, "the answer got lost")
+                await context.abort(lost.code, "Socket closed: the answer got lost")
 
     async def GetMetadata(self, request: Any, context: Context) -> Any:
         await self._take("GetMetadata", request, context)

@@ -312,9 +312,9 @@ async def test_stopping_an_app_that_never_started_does_nothing(app: App) -> None
 @pytest.mark.req("R1.4")
 async def test_stopping_closes_the_connection_to_the_sidecar(app: App, dapr: FakeDapr) -> None:
     async with started(app):
-        assert app.sidecar._channel is not None
+        assert app.sidecar._channels
 
-    assert app.sidecar._channel is None
+    assert not app.sidecar._channels
 
 
 @pytest.mark.parametrize("way", ["in", "out"])

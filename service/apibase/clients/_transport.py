@@ -98,12 +98,12 @@ class Sidecar:
         """
         began = time.monotonic()
         try:
-            answer = await sidecar_call(make(), component=component)
+            answer = await sidecar_call(make(), component=component, reachable=self._connected)
         except SidecarUnavailable as error:
             if not safe:
                 raise
             answer = await again(
-                lambda: sidecar_call(make(), component=component),
+                lambda: sidecar_call(make(), component=component, reachable=self._connected),
                 error,
                 began=began,
                 within=self.settings.call_timeout,
@@ -126,6 +126,9 @@ class Sidecar:
         """The sidecar, by the names of the semantic conventions."""
         port = self._endpoint.port_as_int
         return {"server.address": self._endpoint.hostname, **({"server.port": port} if port else {})}
+
+    def _connected(self) -> bool:
+        return self._open().get_state() is grpc.ChannelConnectivity.READY
 
     def _open(self) -> grpc.aio.Channel:
         loop = asyncio.get_running_loop()
@@ -205,10 +208,11 @@ class Sidecar:
         await asyncio.gather(*(_close(channel, loop) for loop, channel in channels), self.http.close())
 
 
-async def sidecar_call(awaitable: Awaitable[T], *, component: str) -> T:
+async def sidecar_call(awaitable: Awaitable[T], *, component: str, reachable: Callable[[], bool] = lambda: False) -> T:
     """Await a call of the SDK's client and raise what it fails with as a `SidecarError`.
 
-    The SDK has several exceptions, some of which lose the status; the gRPC error below them has it.
+    The SDK has several exceptions, some of which lose the status; the gRPC error below them has it. `reachable` says whether the
+    connection stands.
     """
     try:
         return await awaitable
@@ -216,17 +220,32 @@ async def sidecar_call(awaitable: Awaitable[T], *, component: str) -> T:
         status = error if isinstance(error, grpc.aio.AioRpcError) else error.__cause__
         if not isinstance(status, grpc.aio.AioRpcError):
             raise SidecarError(grpc.StatusCode.UNKNOWN, _SIDECAR_ERROR, str(error), component=component) from error
-        details = status.details() or ""
-        if status.code() is grpc.StatusCode.UNAVAILABLE and not _FROM_DAPRD.match(details):
+        code, details = status.code(), status.details() or ""
+        if code is grpc.StatusCode.UNAVAILABLE and not _answered(details, reachable):
             raise SidecarUnavailable(details) from error
-        raise SidecarError(
-            status.code(), _SIDECAR_ERROR, details, component=component, dapr_code=_dapr_code(status)
-        ) from error
+        if code in _UNSPECIFIC and "context deadline exceeded" in details:
+            code = (
+                grpc.StatusCode.DEADLINE_EXCEEDED
+            )  # that of the call, or of the component; daprd says so in words only
+        raise SidecarError(code, _SIDECAR_ERROR, details, component=component, dapr_code=_dapr_code(status)) from error
 
 
-# gRPC gives no sign of whether the peer said UNAVAILABLE or is not there. daprd says so of the app behind it, in the words of grpc-go,
-# and of what it failed to do itself; all else is gRPC's own word on the connection.
+_UNSPECIFIC = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+# gRPC gives no sign of whether the peer said UNAVAILABLE or is not there, but its words. daprd's own, of the app behind it in those of
+# grpc-go, and what gRPC says of a connection:
 _FROM_DAPRD = re.compile(r"connection error: desc = |rpc error: |error |failed (?!to connect to all addresses)")
+_FROM_GRPC = re.compile(
+    r"failed to connect|connect(ion)? (refused|reset)|socket closed|broken pipe|recvmsg|goaway|keepalive|endpoint clos|stream removed"
+    r"|handshake|(name|dns) resolution|shut ?down|channel|transport|cancelling all calls",
+    re.IGNORECASE,
+)
+
+
+def _answered(details: str, reachable: Callable[[], bool]) -> bool:
+    """Whether UNAVAILABLE is an answer of the sidecar, and not gRPC's word that there is none."""
+    if _FROM_DAPRD.match(details):
+        return True
+    return not _FROM_GRPC.search(details) and reachable()
 
 
 def _dapr_code(status: grpc.aio.AioRpcError) -> str:

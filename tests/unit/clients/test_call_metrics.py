@@ -69,12 +69,12 @@ async def counted(desk: Desk, settings: Settings, socket_folder: Path) -> AsyncI
 async def test_calls_of_a_building_block_are_counted_by_operation_and_code(counted: Counted) -> None:
     state = StateManager(counted.sidecar, "statestore")
     await state.get("key", counted.desk.pb2.Answer)
-    counted.dapr.fail("GetState", grpc.StatusCode.UNAVAILABLE)
+    counted.dapr.fail("GetState", grpc.StatusCode.PERMISSION_DENIED)
     with pytest.raises(SidecarError):
         await state.get("key", counted.desk.pb2.Answer)
 
     get = {"building_block": "state", "operation": "GetState"}
-    await eventually(lambda: counted.value("apibase_building_block_calls_total", **get, code="UNAVAILABLE") == 1)
+    await eventually(lambda: counted.value("apibase_building_block_calls_total", **get, code="PERMISSION_DENIED") == 1)
     assert counted.value("apibase_building_block_calls_total", **get, code="OK") == 1
     assert counted.value("apibase_building_block_seconds_count", **get) == 2
 

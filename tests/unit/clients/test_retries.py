@@ -76,6 +76,7 @@ async def test_what_a_component_answers_is_not_asked_for_twice(
         "failed getting state from the store",
         "error invoking the binding",
         "rpc error: code = Unavailable desc = no scheduler",
+        "the component's own words",
     ],
 )
 async def test_unavailable_in_daprs_own_words_is_no_sidecar_that_is_away(
@@ -90,6 +91,40 @@ async def test_unavailable_in_daprs_own_words_is_no_sidecar_that_is_away(
     assert (caught.value.code, caught.value.component) == (grpc.StatusCode.UNAVAILABLE, "store")
     assert caught.value.retryable
     assert len(dapr.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        REFUSED,
+        "Socket closed",
+        "recvmsg:Connection reset by peer",
+        "GOAWAY received; Error code: 2; Debug Text: Cancelling all calls",
+        "keepalive watchdog timeout",
+    ],
+)
+async def test_unavailable_in_grpcs_own_words_is_a_sidecar_that_is_away(
+    dapr: FakeDapr, sidecar: Sidecar, details: str
+) -> None:
+    dapr.fail("GetState", grpc.StatusCode.UNAVAILABLE, details)
+
+    with pytest.raises(SidecarUnavailable):
+        await get(sidecar, safe=False)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN])
+async def test_a_time_that_daprd_says_is_over_is_a_deadline_that_is_exceeded(
+    dapr: FakeDapr, sidecar: Sidecar, code: grpc.StatusCode
+) -> None:
+    dapr.fail(
+        "GetState", code, "failed getting state: rpc error: code = DeadlineExceeded desc = context deadline exceeded"
+    )
+
+    with pytest.raises(SidecarError) as caught:
+        await get(sidecar)
+
+    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert caught.value.retryable
 
 
 @pytest.mark.req("R1.5")

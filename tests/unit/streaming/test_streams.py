@@ -394,9 +394,7 @@ async def test_a_connection_that_is_closed_under_it_is_opened_again(
 ) -> None:
     subscription, _ = await subscribe()
     sidecar = app._streaming._sidecar
-    assert sidecar._channel is not None
-    closing, sidecar._channel = sidecar._channel, None
-    await closing.close(0)
+    await sidecar._channels.pop(asyncio.get_running_loop()).close(0)
 
     second = await dapr.next_stream()
 
