@@ -102,7 +102,7 @@ async def test_an_entry_without_its_letter_does_no_harm(archive: DeadLetterArchi
 async def test_a_store_that_is_away_fails_every_letter_and_the_next_ones_are_kept(
     archive: DeadLetterArchive, dapr: FakeDapr
 ) -> None:
-    dapr.fail("GetState", grpc.StatusCode.UNAVAILABLE)
+    dapr.fail("GetState", grpc.StatusCode.INTERNAL, "fail to get from state store: connection refused")
     results = await asyncio.gather(*(archive.add(letter(number)) for number in range(5)), return_exceptions=True)
     assert sum(isinstance(each, SidecarError) for each in results) >= 1
     await asyncio.gather(*(archive.add(letter(number)) for number in range(5)))
