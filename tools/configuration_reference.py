@@ -31,6 +31,7 @@ MACHINE = """## The command line and the tests
 | `APIBASE_POSTGRES_BIN` | Folder with PostgreSQL's programs. |
 | `APIBASE_REDIS_SERVER` | The `redis-server` program. |
 | `APIBASE_KAFKA_HOME` | Folder of a Kafka 4 installation, whose `libs` are used instead of downloading them. |
+| `APIBASE_VAULT` | The `vault` program, which the full tests use instead of building one. |
 | `JAVA_HOME` | The Java that runs Kafka, if it is 17 or newer. |
 | `APIBASE_DAPR_SERIES` | The series of Dapr that `apibase up` and `apibase demo` run (default `1.18`; `1.14` can be had too). |
 | `POSTGRES_CONNECTION`, `REDIS_HOST` | Backends of your own for the reference system; where they are set, `apibase up` starts none. |

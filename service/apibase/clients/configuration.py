@@ -59,6 +59,7 @@ class ConfigurationManager:
         self._tasks: list[asyncio.Task[None]] = []
         self._changes: asyncio.Queue[tuple[ConfigurationKey[Any], Any, Any]] = asyncio.Queue()
         self._unwritten = asyncio.Event()
+        self._writing: asyncio.Future[None] | None = None
         self._started = False
         self.stores = tuple(each.name for each in named)
 
@@ -150,6 +151,8 @@ class ConfigurationManager:
         await asyncio.gather(*tasks, return_exceptions=True)
         for key in self._keys.values():
             key.end()
+        if self._writing is not None:
+            await self._writing
         if tasks and self._file is not None and self._unwritten.is_set():
             await asyncio.to_thread(self._file.write, self._good())
 
@@ -210,7 +213,9 @@ class ConfigurationManager:
         while True:
             await self._unwritten.wait()
             self._unwritten.clear()
-            await asyncio.to_thread(file.write, self._good())
+            # It goes on in its thread when this is cancelled; `stop` waits for it.
+            self._writing = asyncio.ensure_future(asyncio.to_thread(file.write, self._good()))
+            await asyncio.shield(self._writing)
 
     def _good(self) -> dict[str, dict[str, Any]]:
         known: dict[str, dict[str, Any]] = {}
