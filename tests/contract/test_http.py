@@ -184,7 +184,7 @@ async def test_what_the_source_of_a_body_fails_with_is_raised(http: HttpApp) -> 
 
 
 @pytest.mark.req("R2.3")
-@pytest.mark.differs("Dapr 1.14 hands an answer on in pieces of 4 KiB", side="1.14")
+@pytest.mark.differs("Dapr 1.14 keeps the beginning of an answer back until there is more of it", side="1.14")
 async def test_an_answer_is_read_as_it_comes(http: HttpApp, web: WebApp, difference: str) -> None:
     web.go_on.clear()
     if difference:
