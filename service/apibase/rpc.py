@@ -186,7 +186,6 @@ class _Method:
             headers,
             self._read,
             context=context,
-            remaining=context.time_remaining(),
             token=token,
         )
         if self.streams_in:

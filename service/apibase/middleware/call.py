@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from opentelemetry.trace import Span
 
+    from apibase.deadline import At
     from apibase.errors import ServiceError
     from apibase.events import EventContext
     from apibase.observability.context import Scope
@@ -84,11 +85,12 @@ class Call:
 
     Middleware may read all of it, and replace `request` before the handler is called. `headers` has gRPC's metadata by name, of
     which the last counts, without the app's token, which is `token`. `context` is gRPC's own, for an rpc; `event` says where
-    a delivery comes from. `remaining` is the seconds that its caller still waits; None for as long as it takes.
+    a delivery comes from.
     """
 
     # What most calls never have stands here once for all: a call is made for every request.
     _request: Any = None
+    _remaining: float | None = None
     incoming: Incoming | None = None
     event: EventContext | None = None
     outcome: str = ""
@@ -105,7 +107,7 @@ class Call:
     """What comes from within at the moment; see `guarded`."""
     trace: tuple[Span | None, Scope] | None = None
     """The call's span, if it has one, and what `leave` takes back at its end; None where nothing is to be taken back."""
-    budget: Token[float | None] | None = None
+    budget: Token[At] | None = None
     """What takes the deadline back that holds while a delivery is handled."""
     came: float = 0.0
     """When a delivery came, in seconds since 1970."""
@@ -132,7 +134,8 @@ class Call:
         self.all_metadata = metadata
         self.headers = headers
         self.context = context
-        self.remaining = remaining
+        if remaining is not None:
+            self._remaining = remaining
         if incoming is not None:
             self.incoming = incoming
         if event is not None:
@@ -142,6 +145,11 @@ class Call:
         """The request as it came, where it is a single one."""
         self.started = time.perf_counter()
         self.read = read
+
+    @property
+    def remaining(self) -> float | None:
+        """The seconds that its caller still waits; None for as long as it takes."""
+        return self._remaining if self.context is None else self.context.time_remaining()
 
     @property
     def metadata(self) -> Headers:

@@ -22,9 +22,14 @@ class Deadline(Middleware):
         """Set the budget for the rest of the chain."""
         set_remaining = deadline.set_remaining
         if target.kind in CALLS:
+            follow = deadline.follow
 
             def bound(call: Call) -> None:
-                set_remaining(call.remaining)
+                context = call.context
+                if context is None:
+                    set_remaining(call.remaining)
+                else:
+                    follow(context.time_remaining)
 
             return Hooks(before=bound)  # Each has a task of its own, from which nothing has to be taken back.
 
