@@ -312,6 +312,6 @@ async def test_many_calls_at_once_are_made_at_once(http: HttpApp) -> None:
     assert [response.json(dict[str, Any])["body"] for response in responses] == [str(number) for number in range(100)]
 
 
-def test_an_app_id_may_not_be_empty() -> None:
+async def test_an_app_id_may_not_be_empty() -> None:
     with pytest.raises(ValueError, match="app_id is empty"):
         ServiceInvocationClient(Sidecar(Settings())).http("")

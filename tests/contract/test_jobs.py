@@ -134,6 +134,19 @@ async def test_the_apps_jobs_are_listed(jobs: JobsClient, name: str, difference:
     assert job.decode(str) == "listed"
 
 
+@pytest.mark.differs("Dapr 1.14 has cron expressions of five fields, without seconds", side="1.14")
+async def test_a_cron_expression_begins_with_seconds(jobs: JobsClient, name: str, difference: str) -> None:
+    six, five = "30 15 3 * * *", "15 3 * * *"
+    taken, refused = (five, six) if difference else (six, five)
+    await jobs.schedule(name, schedule=taken)
+
+    job = await jobs.get(name)
+    assert job is not None
+    assert job.schedule == taken
+    with pytest.raises(SidecarError, match="fields"):
+        await jobs.schedule(name, schedule=refused, overwrite=True)
+
+
 @pytest.mark.parametrize("schedule", ["soon", "@every never"])
 async def test_a_schedule_that_is_none_is_refused(jobs: JobsClient, name: str, schedule: str) -> None:
     with pytest.raises(SidecarError, match="failed to schedule job") as caught:

@@ -75,9 +75,10 @@ class JobsClient:
     ) -> None:
         """Have the app called for the job `name`: `due` once, or by `schedule`, from `due` on if there is one.
 
-        `schedule` is an interval, `@every 1h30m`, `@daily` and the like, or a cron expression of six fields, seconds first. It ends after
-        `repeats` calls, or with `ttl`. Bytes and text are handed over as they are, everything else as JSON, which is what a handler with
-        a message reads. What a call that fails is followed by, `failure_policy` says: Dapr's default is three more, a second apart.
+        `schedule` is an interval, `@every 1h30m`, `@daily` and the like, or a cron expression of six fields, seconds first (Dapr 1.14: of
+        five, without them). It ends after `repeats` calls, or with `ttl`. Bytes and text are handed over as they are, everything else as
+        JSON, which is what a handler with a message reads. What a call that fails is followed by, `failure_policy` says: Dapr's default is
+        three more, a second apart.
 
         A job of that name stays, and the call ends ALREADY_EXISTS, unless `overwrite`; its times begin anew then. On Dapr 1.14 two at once
         may both succeed, and a failure policy is `NotSupported`. Raises `ValueError` for a job without a name or a time,
