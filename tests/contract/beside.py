@@ -14,6 +14,8 @@ import grpc
 
 from apibase import App, InvokeMethodRequest, InvokeMethodResponse, JobEvent, ServiceError, SubscriptionMessage
 from apibase.contract.codegen import generate
+from tests.contract.listeners import TOPICS as LISTENED
+from tests.contract.listeners import Listeners, add_listeners
 from tests.contract.sides import Side
 from tests.sidecar.shop import eventually
 from tests.unit.conftest import CONTRACTS, Desk
@@ -30,6 +32,8 @@ class Beside:
     events: list[SubscriptionMessage] = field(default_factory=list)
     jobs: list[JobEvent] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    listeners: Listeners = field(default_factory=Listeners)
+    """What the contract's listeners were brought."""
 
     async def event(self, is_it: Callable[[SubscriptionMessage], object]) -> SubscriptionMessage:
         """Wait for an event."""
@@ -128,6 +132,7 @@ async def running_beside(side: Side, folder: Path) -> AsyncIterator[Beside]:
     """Run the app until the block ends; it can be called through the sidecar."""
     beside = Beside(generated(folder))
     app = app_of(beside, side.settings)
+    add_listeners(app, beside.listeners, folder / "delivery")
     stub = beside.desk.grpc.DeskStub(side.sidecar.channel(app_id="contract"))
 
     async def called() -> bool:
@@ -139,7 +144,7 @@ async def running_beside(side: Side, folder: Path) -> AsyncIterator[Beside]:
 
     async def subscribed() -> bool:
         found = await app.metadata.get()
-        return set(TOPICS) <= {each.topic for each in found.subscriptions}
+        return {*TOPICS, *LISTENED} <= {each.topic for each in found.subscriptions}
 
     await app.start()
     try:

@@ -26,6 +26,11 @@ class Work:
         self._tell()
         return task
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything goes on, or waits for the clock."""
+        return bool(self._tasks)
+
     async def idle(self) -> None:
         """Return as soon as nothing goes on."""
         while self._tasks - self._paused:
