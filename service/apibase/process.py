@@ -13,6 +13,7 @@ from loguru import logger
 
 from apibase.contract import ContractError
 from apibase.errors import SidecarError
+from apibase.grpc_threads import spare_the_loop
 from apibase.observability import configure_logging, flush_logs, prepare_loop
 from apibase.threads import at_work
 
@@ -55,6 +56,8 @@ async def serve(app: App) -> int:
         await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
+            if app.settings.grpc_threads == "batch":
+                spare_the_loop()
         await waiting
     except (SidecarError, OSError) as error:
         logger.error("{} could not start: {}", app_id, error)

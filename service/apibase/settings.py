@@ -195,6 +195,11 @@ class Settings(BaseSettings):
     otel_service_name: str = Field(
         "", validation_alias="OTEL_SERVICE_NAME", description="Name of the service in traces; empty: the app id."
     )
+    grpc_threads: Literal["batch", "normal"] = Field(
+        "batch",
+        validation_alias="APIBASE_GRPC_THREADS",
+        description="How Linux schedules gRPC's own threads: `batch` lets them not interrupt the event loop; `normal` changes nothing.",
+    )
     reflection: bool = Field(default=False, validation_alias="APIBASE_REFLECTION", description="Serve gRPC reflection.")
     log_level: str = Field("INFO", validation_alias="APIBASE_LOG_LEVEL", description="Lowest level that is logged.")
     log_levels: str = Field(

@@ -41,6 +41,7 @@ GIVEN = {
     "OTEL_TRACES_SAMPLER": ("traces_sampler", "always_on", "always_on"),
     "OTEL_TRACES_SAMPLER_ARG": ("traces_sampler_ratio", "0.5", 0.5),
     "OTEL_SERVICE_NAME": ("otel_service_name", "shop", "shop"),
+    "APIBASE_GRPC_THREADS": ("grpc_threads", "normal", "normal"),
     "APIBASE_REFLECTION": ("reflection", "true", True),
     "APIBASE_LOG_LEVEL": ("log_level", "warning", "WARNING"),
     "APIBASE_LOG_LEVELS": ("log_levels", "grpc=INFO,orders=debug", "grpc=INFO,orders=debug"),

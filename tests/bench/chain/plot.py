@@ -37,7 +37,7 @@ def plot(results: Mapping[str, Result]) -> str:
         for server in cell.rounds:
             middle = down + _ROW / 2
             found = cell.ratio(server, "raw")
-            colour = _COLOURS["sdk" if server.startswith("sdk") else "raw" if server == "raw" else "apibase"]
+            colour = _COLOURS["sdk" if server.startswith("sdk") else "raw" if server.startswith("raw") else "apibase"]
             parts += [
                 _text(24, middle + 4, SERVERS[server].title.replace("`", "")),
                 _line(across(found.low), middle, across(found.high), middle, colour, 2),

@@ -39,7 +39,7 @@ class Cell:
     streams_in: bool = False
 
 
-_STREAMING = ("raw", "bare", "production", "everything")
+_STREAMING = ("raw", "raw-batch", "bare", "production", "everything")
 CELLS = {
     "one-core": Cell("Trivial handler, one core", "Echo", 32, one_core=True),
     "two-cores": Cell("Trivial handler, two cores", "Echo", 32, one_core=False),

@@ -57,6 +57,7 @@ class Server:
 
 SERVERS = {
     "raw": Server("raw `grpc.aio` + uvloop", "echo_raw.py"),
+    "raw-batch": Server("the same, threads in batch", "echo_raw.py", {"GRPC_THREADS": "batch"}),
     "sdk": Server("`dapr.ext.grpc.App`, bare", "echo_sdk.py"),
     "sdk-sampled": Server(
         "`dapr.ext.grpc.App` + metrics, 1 % of spans and lines",

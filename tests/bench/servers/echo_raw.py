@@ -1,5 +1,9 @@
-"""The echo service on `grpc.aio` and uvloop, with nothing around it: `python echo_raw.py PORT`."""
+"""The echo service on `grpc.aio` and uvloop, with nothing around it: `python echo_raw.py PORT`.
 
+With GRPC_THREADS=batch its threads are scheduled as those of `apibase.App` are.
+"""
+
+import os
 import sys
 
 import grpc
@@ -13,6 +17,10 @@ async def main() -> None:
     echo_pb2_grpc.add_EchoServiceServicer_to_server(AsyncioEcho(), server)
     server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
     await server.start()
+    if os.environ.get("GRPC_THREADS") == "batch":
+        from apibase.grpc_threads import spare_the_loop
+
+        spare_the_loop()
     await server.wait_for_termination()
 
 
