@@ -11,6 +11,8 @@ import uvloop
 from bench.v1 import echo_pb2_grpc
 from echo_handlers import AsyncioEcho
 
+from apibase.grpc_threads import spare_the_loop
+
 
 async def main() -> None:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -18,8 +20,6 @@ async def main() -> None:
     server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
     await server.start()
     if os.environ.get("GRPC_THREADS") == "batch":
-        from apibase.grpc_threads import spare_the_loop
-
         spare_the_loop()
     await server.wait_for_termination()
 
