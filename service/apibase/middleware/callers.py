@@ -70,8 +70,11 @@ class Callers(Middleware):
         check = CallerCheck(target.descriptor)
         if not check.needed:
             return None
+        may_call = check.may_call
 
         def refused(call: Call) -> bool:
+            if call.headers.get(CALLER_HEADER) in may_call and not call.repeats_headers:
+                return False
             if call.repeats_headers:
                 callers = named_callers(call.metadata)
             else:
@@ -111,6 +114,11 @@ class CallerCheck:
     def needed(self) -> bool:
         """Whether the contract names callers."""
         return self._allowed is not None
+
+    @property
+    def may_call(self) -> frozenset[str]:
+        """The apps that the contract names."""
+        return frozenset(self._allowed or ())
 
     def refusal(self, callers: Sequence[str]) -> ServiceError | None:
         """Return what is told unless `callers`, as `named_callers` gives them, is an app that may call; which may is not told."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from apibase.middleware.call import MessageHook, Target
 
-_validator = Validator()
+_check = Validator().validate  # takes half the time of `collect_violations`
 
 
 class Validation(Middleware):
@@ -32,7 +32,12 @@ class Validation(Middleware):
 
 
 def _valid(message: Message) -> Message:
-    validate(message)
+    try:
+        _check(message)
+    except ValidationError as error:
+        raise _refusal(message, error) from None  # it has the values that are wrong
+    except EvaluationError as error:
+        raise _refusal(message, error) from error
     return message
 
 
@@ -55,24 +60,22 @@ def validate(message: Message) -> None:
     A rule that can't be evaluated on it, as one that divides by a field which is 0, is broken too: the same message would
     never pass.
     """
-    try:
-        _validator.validate(message)  # takes half the time of `collect_violations`
-    except ValidationError as error:
-        violations = error.violations
-    except EvaluationError as error:
+    _valid(message)
+
+
+def _refusal(message: Message, error: ValidationError | EvaluationError) -> InvalidRequest:
+    if isinstance(error, EvaluationError):
         # A key that a rule asks for in vain is quoted.
         why = "a rule can't be evaluated" + ("" if marked_names(message.DESCRIPTOR) else f": {error}")
-        raise InvalidRequest([FieldViolation("(message)", why)]) from error
-    else:
-        return
-    raise InvalidRequest(
+        return InvalidRequest([FieldViolation("(message)", why)])
+    return InvalidRequest(
         [
             FieldViolation(
                 field=_path(violation.proto.field, message.DESCRIPTOR),
                 description=violation.proto.message or f"breaks the rule {violation.proto.rule_id}",
                 rule=violation.proto.rule_id,
             )
-            for violation in violations
+            for violation in error.violations
         ]
     )
 
