@@ -44,7 +44,7 @@ def test_a_variable_that_names_no_fitting_one_is_refused(
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(vault(tmp_path / "mine" / "vault", version)))
 
-    with pytest.raises(ToolMissing, match="APIBASE_VAULT is .*, which is no Vault 1.12 or newer"):
+    with pytest.raises(ToolMissing, match=r"APIBASE_VAULT is .*, which is no Vault 1\.12 or newer"):
         vault_binaries(quiet)
 
 
