@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import grpc
 from dapr.proto.runtime.v1 import dapr_pb2
@@ -52,7 +52,7 @@ Operations = Mapping[str, Unary | Stream]
 class Api:
     """The operations that the stand-in has. Any other is UNIMPLEMENTED, and says what to do."""
 
-    def __init__(self, token: str, faults: Faults, answer_faults: Faults, cut: Callable[[], None]) -> None:
+    def __init__(self, token: str, faults: Faults, answer_faults: Faults, cut: Callable[[], Awaitable[Never]]) -> None:
         self._token = token
         self._faults = faults
         self._answer_faults = answer_faults
@@ -98,8 +98,7 @@ class Api:
             except (ApiError, InjectedStatus) as error:
                 await _abort(context, error)
             except InjectedDisconnect:
-                self._cut()
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke, as asked for")
+                await self._cut()
             return result
 
         return answer
@@ -117,8 +116,7 @@ class Api:
             except (ApiError, InjectedStatus) as error:
                 await _abort(context, error)
             except InjectedDisconnect:
-                self._cut()
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke, as asked for")
+                await self._cut()
 
         return answer
 

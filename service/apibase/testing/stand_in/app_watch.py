@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 from loguru import logger
 
+from apibase.testing.stand_in.cel import RuleNotSupported
 from apibase.testing.stand_in.subscription import Subscription, from_app, from_file
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ class AppWatch:
                     await self.begin(app)
                 except grpc.aio.AioRpcError as error:
                     logger.error("the app does not say what it listens to: {}", error.details())
+                except RuleNotSupported as error:
+                    logger.error("nothing is brought to the app, whose rules are beyond the stand-in: {}", error)
+                    return
             elif self.working and failed >= _UNWELL:
                 logger.warning("the app is not well: nothing is brought to it")
                 self.end()

@@ -68,8 +68,10 @@ class BindingsApi:
     def begin(self, names: Sequence[str]) -> None:
         """Read the cron bindings that the app listens to."""
         for component in self._registry.of_block("bindings"):
-            if component.type == _CRON and (component.name in names or component.option("direction") == "input"):
-                self._schedule(component.name, Schedule.parse(component.option("schedule"), seconds_optional=True))
+            schedule = component.option("schedule")
+            listened = component.name in names or component.option("direction") == "input"
+            if component.type == _CRON and listened and schedule:  # one without a schedule is the test's to push
+                self._schedule(component.name, Schedule.parse(schedule, seconds_optional=True))
 
     def end(self) -> None:
         """Read no cron binding any more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import grpc
 
@@ -12,7 +12,7 @@ from apibase.testing.stand_in.api import TOKEN
 from apibase.testing.stand_in.api_errors import ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from apibase.testing.stand_in.api import Api, ApiCall, Operations
     from apibase.testing.stand_in.app_link import AppLink, Headers
@@ -104,7 +104,9 @@ class InvocationApi:
 class Proxy(grpc.GenericRpcHandler):
     """Passes on every call that names an app by `dapr-app-id`: all four kinds of rpc, as bytes."""
 
-    def __init__(self, router: Router, api: Api, admit: Callable[..., Any], cut: Callable[[], None]) -> None:
+    def __init__(
+        self, router: Router, api: Api, admit: Callable[..., Any], cut: Callable[[], Awaitable[Never]]
+    ) -> None:
         self._router = router
         self._api = api
         self._admit = admit
@@ -124,8 +126,7 @@ class Proxy(grpc.GenericRpcHandler):
             except (ApiError, InjectedStatus) as error:
                 await context.abort(error.code, error.message)
             except InjectedDisconnect:
-                self._cut()
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke, as asked for")
+                await self._cut()
             passing: Any = channel.stream_stream(method)
             call = passing(requests, metadata=self._router.headers(headers, app_id), timeout=context.time_remaining())
             try:

@@ -6,7 +6,7 @@ import asyncio
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Never, Self
 
 import grpc
 from pydantic import SecretStr
@@ -243,10 +243,12 @@ class Server:
             raise OSError(f"cannot listen on {self.address}: {error}") from error
         await self._server.start()
 
-    def _cut(self) -> None:
-        """Break every connection, as soon as the call has ended that asks for it."""
+    async def _cut(self) -> Never:
+        """Break every connection, and with them the call that asks for it: no answer of its own goes out."""
         if self._cutting is None or self._cutting.done():
             self._cutting = asyncio.ensure_future(self.restart())
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError  # unreachable: it ends with the connection
 
     def _working_app(self) -> AppLink | None:
         return self.router.own if self.watch.working else None
