@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HIDDEN = "***"
 _SHORTEST = 4  # what is shorter is no secret, and in every other word
+_IDS = ("trace_id", "span_id")  # in their hexadecimal digits, a short secret of digits is found by chance
 _VARIABLES = ("APP_API_TOKEN", "DAPR_API_TOKEN")
 
 _given: set[str] = set()
@@ -73,6 +74,7 @@ class Secrets:
         fields = plain(dict(line.fields), self._hide)
         error = {key: self._hide(text) for key, text in line.error.items()} if line.error is not None else None
         assert isinstance(fields, dict)  # noqa: S101 - for the type checker
+        fields |= {name: line.fields[name] for name in _IDS if name in line.fields}
         return line._replace(
             logger=self._hide(line.logger), message=self._hide(line.message), fields=fields, error=error
         )

@@ -13,7 +13,7 @@ from loguru import logger
 from pydantic import SecretStr
 
 from apibase import Settings, hide_in_logs
-from apibase.observability import log_outcome
+from apibase.observability import call_context, log_outcome
 from apibase.observability.log_secrets import _given
 from tests.unit.conftest import Desk, Log
 
@@ -160,3 +160,19 @@ def test_a_bound_message_lacks_what_its_contract_marks(log: Log, post: Desk) -> 
 
     assert "got it" in log.text
     assert "visible to nobody" not in log.text
+
+
+def test_the_digits_of_a_trace_are_no_secret(settings: Settings, set_up_logging: Callable[..., None]) -> None:
+    stream = io.StringIO()
+    set_up_logging(settings.model_copy(update={"log_format": "json"}), stream)
+    hide_in_logs("1234")
+
+    with call_context({"traceparent": "00-00000000000012340000000000001234-0000000000001234-01"}):
+        logger.info("the pin is 1234")
+
+    line = json.loads(stream.getvalue())
+    assert (line["message"], line["trace_id"], line["span_id"]) == (
+        "the pin is ***",
+        "00000000000012340000000000001234",
+        "0000000000001234",
+    )
