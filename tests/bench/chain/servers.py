@@ -68,6 +68,11 @@ SERVERS = {
         "`dapr.ext.grpc.App` + metrics, every span and line", "echo_sdk_observed.py", {**_ALWAYS, "LOG_SHARE": "1"}
     ),
     "bare": Server("`apibase.App`, errors only", "echo_apibase.py", {"APIBASE_MIDDLEWARE": "errors"}),
+    "observed": Server(
+        "`apibase.App`, traces, metrics and log alone",
+        "echo_apibase.py",
+        {**_PRODUCTION, "APIBASE_MIDDLEWARE": "tracing,metrics,access_log,errors"},
+    ),
     "production": Server("`apibase.App`, production settings", "echo_apibase.py", _PRODUCTION),
     "everything": Server(
         "`apibase.App`, every span and line", "echo_apibase.py", {**_PRODUCTION, **_ALWAYS, "APIBASE_ACCESS_LOG": "1"}
