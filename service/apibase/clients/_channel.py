@@ -26,7 +26,7 @@ class Client(DaprClient):
         self.retry_policy = RetryPolicy(max_attempts=0)
         self.invocation_client = None
         self._channel = channel
-        self._stub = api_service_v1.DaprStub(channel)  # type: ignore[no-untyped-call]
+        self._stub = self.stub = api_service_v1.DaprStub(channel)  # type: ignore[no-untyped-call]
 
 
 class ChainedChannel(grpc.aio.Channel):

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import grpc
 from dapr.clients.exceptions import DaprGrpcError, DaprInternalError
-from dapr.proto import api_service_v1, api_v1
+from dapr.proto import api_v1
 from google.rpc import error_details_pb2, status_pb2
 from loguru import logger
 
@@ -70,7 +70,7 @@ class Sidecar:
         self._budget = RetryBudget()
         self._components: dict[str, Component] = {}
         self._client = Client(self.channel())
-        self.stub = api_service_v1.DaprStub(self.channel())  # type: ignore[no-untyped-call]
+        self.stub = self._client.stub
         """The sidecar's API as generated, over this connection: for what the SDK's client can't do."""
         self.http = SidecarHttp(settings, metrics)
         """The connection to the sidecar's HTTP API, over which HTTP apps are called."""

@@ -7,6 +7,7 @@ what an app's own code makes up is bounded: a caller can't make series.
 
 from __future__ import annotations
 
+import functools
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -106,12 +107,16 @@ class Metrics:
 
     def say_build(self, app_id: str) -> None:
         """Set the build's labels."""
-        try:
-            own = version("apibase")
-        except PackageNotFoundError:  # a checkout that is not installed
-            own = "unknown"
-        self._build.labels(own, platform.python_version(), app_id).set(1)
+        self._build.labels(_own_version(), platform.python_version(), app_id).set(1)
 
     def serve(self, host: str, port: int) -> tuple[HTTPServer, Thread]:
         """Serve `/metrics` from a thread; port 0 picks a free one. Raises `OSError` where the port is taken."""
         return start_http_server(port, addr=host, registry=self.registry)
+
+
+@functools.cache
+def _own_version() -> str:
+    try:
+        return version("apibase")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"
