@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from apibase.deadline import deadline
+from apibase.deadline import Budget, deadline
 
 
 def test_without_a_call_a_bound_is_what_was_asked_for() -> None:
@@ -54,3 +54,21 @@ async def test_calls_at_once_have_deadlines_of_their_own() -> None:
         return left
 
     assert await asyncio.gather(call(10), call(20)) == [pytest.approx(10, abs=0.5), pytest.approx(20, abs=0.5)]
+
+
+async def test_work_that_outlives_its_call_has_no_deadline_of_it() -> None:
+    budget = Budget(lambda: 2.0)
+    deadline.follow(budget)
+    over = asyncio.Event()
+
+    async def background() -> tuple[float | None, float | None]:
+        during = deadline.bound(None)
+        await over.wait()
+        return during, deadline.bound(None)
+
+    working = asyncio.ensure_future(background())
+    await asyncio.sleep(0)
+    budget.end()
+    over.set()
+
+    assert await working == (2.0, None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from opentelemetry.trace import Span
 
-    from apibase.deadline import At
+    from apibase.deadline import At, Budget
     from apibase.errors import ServiceError
     from apibase.events import EventContext
     from apibase.observability.context import Scope
@@ -90,7 +90,7 @@ class Call:
 
     # What most calls never have stands here once for all: a call is made for every request.
     _request: Any = None
-    _remaining: float | None = None
+    _until: float | None = None
     incoming: Incoming | None = None
     event: EventContext | None = None
     outcome: str = ""
@@ -107,8 +107,10 @@ class Call:
     """What comes from within at the moment; see `guarded`."""
     trace: tuple[Span | None, Scope] | None = None
     """The call's span, if it has one, and what `leave` takes back at its end; None where nothing is to be taken back."""
-    budget: Token[At] | None = None
-    """What takes the deadline back that holds while a delivery is handled."""
+    budget: Budget | None = None
+    """Its time, which what it calls inherits."""
+    following: Token[At] | None = None
+    """What takes that back."""
     came: float = 0.0
     """When a delivery came, in seconds since 1970."""
     received: Counts | None = None
@@ -135,7 +137,7 @@ class Call:
         self.headers = headers
         self.context = context
         if remaining is not None:
-            self._remaining = remaining
+            self._until = time.monotonic() + remaining
         if incoming is not None:
             self.incoming = incoming
         if event is not None:
@@ -149,7 +151,11 @@ class Call:
     @property
     def remaining(self) -> float | None:
         """The seconds that its caller still waits; None for as long as it takes."""
-        return self._remaining if self.context is None else self.context.time_remaining()
+        return self.time_left() if self.context is None else self.context.time_remaining()
+
+    def time_left(self) -> float | None:
+        """Return the same of a call that is no rpc."""
+        return None if self._until is None else max(self._until - time.monotonic(), 0.0)
 
     @property
     def metadata(self) -> Headers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from apibase.deadline import deadline
+from apibase.deadline import Budget, deadline
 from apibase.middleware.base import Middleware
 from apibase.middleware.call import CALLS
 from apibase.middleware.hooks import Hooks
@@ -19,25 +19,26 @@ class Deadline(Middleware):
     built_in = True
 
     def hooks(self, target: Target) -> Hooks:
-        """Set the budget for the rest of the chain."""
-        set_remaining = deadline.set_remaining
-        if target.kind in CALLS:
-            follow = deadline.follow
-
-            def bound(call: Call) -> None:
-                context = call.context
-                if context is None:
-                    set_remaining(call.remaining)
-                else:
-                    follow(context.time_remaining)
-
-            return Hooks(before=bound)  # Each has a task of its own, from which nothing has to be taken back.
+        """Set the budget for the rest of the chain, and what it starts, until the call is over."""
+        follow = deadline.follow
 
         def begin(call: Call) -> None:
-            call.budget = set_remaining(call.remaining)
+            context = call.context
+            call.budget = budget = Budget(call.time_left if context is None else context.time_remaining)
+            call.following = follow(budget)
 
         def end(call: Call) -> None:
             if call.budget is not None:
-                deadline.reset(call.budget)
+                call.budget.end()
 
-        return Hooks(before=begin, after=end)
+        if target.kind in CALLS:
+            return Hooks(
+                before=begin, after=end
+            )  # Each has a task of its own, from which nothing has to be taken back.
+
+        def take_back(call: Call) -> None:
+            end(call)
+            if call.following is not None:
+                deadline.reset(call.following)
+
+        return Hooks(before=begin, after=take_back)
