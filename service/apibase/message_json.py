@@ -10,14 +10,18 @@ from google.protobuf.message import Message
 M = TypeVar("M", bound=Message)
 
 
+class NoObject(ValueError):
+    """There is no data, or it is no JSON object; says nothing of what it is."""
+
+
 def from_json(data: bytes, message: type[M]) -> M:
     """Return the message that `data` holds; fields that this version of the contract doesn't know are passed over.
 
-    Raises `ValueError` when it holds none. A list or a string is none: json_format, told to ignore unknown fields, would
+    Raises `ValueError` when it holds none, with json_format's text, which quotes it, or `NoObject`. A list or a string is none: json_format, told to ignore unknown fields, would
     take it for an empty message.
     """
     if not data.lstrip().startswith(b"{") and not message.DESCRIPTOR.full_name.startswith("google.protobuf."):
-        raise ValueError("the JSON is no object" if data else "there is no data")
+        raise NoObject("the JSON is no object" if data else "there is no data")
     try:
         return json_format.Parse(data, message(), ignore_unknown_fields=True)
     except json_format.ParseError as error:

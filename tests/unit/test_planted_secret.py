@@ -14,9 +14,10 @@ import grpc
 import pytest
 from dapr.proto import api_v1, common_v1
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
+from loguru import logger
 from prometheus_client import generate_latest
 
-from apibase import App, ConfigurationKey, Drop, SecretValue, Settings
+from apibase import App, ConfigurationKey, Drop, SecretValue, Settings, SidecarError, StateItem
 from apibase.local.components import read_components
 from apibase.local.errors import TopologyError
 from tests.telemetry.otlp import Received, receiving_grpc
@@ -32,7 +33,8 @@ FIELD = "planted-in-a-field-5503"
 STORED = "planted-in-the-secret-store-5504"
 CONFIGURED = "planted-in-configuration-5505"
 COMPONENT = "planted-in-a-component-5506"
-PLANTED = (HEADER, TOKEN, FIELD, STORED, CONFIGURED, COMPONENT)
+KEPT = "planted-in-state-5507"
+PLANTED = (HEADER, TOKEN, FIELD, STORED, CONFIGURED, COMPONENT, KEPT)
 
 
 class Planted(FakeDapr):
@@ -64,6 +66,7 @@ class Outside:
     letters: list[dict[str, Any]] = field(default_factory=list)
     key: SecretValue | None = None
     partner: ConfigurationKey[str] | None = None
+    kept: StateItem[Any] | None = None
 
     async def call(self, method: Any, request: Any) -> Any:
         """Call as a sidecar does, and note the status of what fails."""
@@ -148,6 +151,7 @@ async def test_a_planted_secret_leaves_by_no_way(
     limit.key("limit", int, default=1)
     await limit.start()
     assert limit.degraded
+    seen.statuses += await _state(seen, post)
     seen.letters = [json.loads(request.data) for request in seen.dapr.published]
     assert {each["id"] for each in seen.letters} == {"dropped", "invalid", "unreadable"}
     assert next(each for each in seen.letters if each["id"] == "dropped")["data"] == {
@@ -165,8 +169,10 @@ async def test_a_planted_secret_leaves_by_no_way(
         "metrics": seen.metrics,
         "statuses": "".join(seen.statuses),
         "dead letters": json.dumps(seen.letters),
-        "reprs": repr([seen.key, seen.partner, seen.app, seen.app.settings, seen.app.sidecar, limit, limit.problems]),
-        "traceback": _traceback(seen.key, seen.partner, seen.app.settings, limit.problems),
+        "reprs": repr(
+            [seen.key, seen.partner, seen.kept, seen.app, seen.app.settings, seen.app.sidecar, limit, limit.problems]
+        ),
+        "traceback": _traceback(seen.key, seen.partner, seen.kept, seen.app.settings, limit.problems),
         "component": _component(tmp_path),
     }
     assert all(outputs.values())
@@ -174,6 +180,21 @@ async def test_a_planted_secret_leaves_by_no_way(
     assert "no answer, key" in outputs["spans"]
     leaks = [f"{secret} in {name}" for name, text in outputs.items() for secret in PLANTED if secret in text]
     assert not leaks
+
+
+async def _state(seen: Outside, post: Desk) -> list[str]:
+    """Read state that is a message, and some that is none; what that fails with."""
+    state = seen.app.state("statestore")
+    await state.save("kept", post.pb2.Letter(text="hello", card=KEPT))
+    seen.kept = await state.get("kept", post.pb2.Letter)
+    assert seen.kept is not None
+    assert seen.kept.value.card == KEPT
+    await state.save("wrong", {"pinCode": KEPT})
+    with pytest.raises(SidecarError) as caught:
+        await state.get("wrong", post.pb2.Letter)
+    assert "pinCode" in caught.value.message
+    logger.opt(exception=caught.value).error("the state can't be read")
+    return [repr(caught.value), "".join(traceback.format_exception(caught.value))]
 
 
 def _traceback(*values: Any) -> str:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from dapr.proto import common_v1
-from google.protobuf.message import Message
 
-from apibase.clients._values import JSON, decode, encode
+from apibase.clients._values import JSON, decode, encode, name_of
 from apibase.clients.state_items import FOREVER, Delete, StateItem, Upsert
 from apibase.contract.reasons import chassis_reason
 from apibase.errors import SidecarError
@@ -113,7 +112,7 @@ def read(
     try:
         value = decode(data, kind)
     except ValueError as error:
-        text = f"the state under {key!r} is no {_name(kind)}: {error}"
+        text = f"the state under {key!r} is no {name_of(kind)}: {error}"
         reason = chassis_reason(errors_pb2.ERROR_REASON_STATE_UNREADABLE)
         raise SidecarError(grpc.StatusCode.DATA_LOSS, reason, text, component=store) from error
     expires = getattr(answer, "metadata", _NOTHING).get(_EXPIRES)
@@ -153,9 +152,3 @@ def _is_exact(data: bytes) -> bool:
 
     json.loads(data, parse_int=keep)
     return all(abs(int(digits)) <= _EXACT for digits in whole)
-
-
-def _name(kind: object) -> str:
-    if isinstance(kind, type) and issubclass(kind, Message):
-        return str(kind.DESCRIPTOR.full_name)
-    return getattr(kind, "__name__", str(kind))

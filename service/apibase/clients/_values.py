@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
@@ -10,7 +11,7 @@ from google.protobuf.message import Message
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from apibase.message_json import from_json
+from apibase.message_json import NoObject, from_json
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
@@ -42,20 +43,49 @@ def encode(value: Value) -> tuple[bytes, str]:
 
 
 def decode(data: bytes, kind: type[V]) -> V:
-    """Return the value of `kind` that `data` holds. Raises `ValueError` where it holds none."""
+    """Return the value of `kind` that `data` holds. Raises `ValueError` where it holds none; that quotes nothing of it, nor does its context."""
     if kind is bytes:
         return data  # type: ignore[return-value]
-    if kind is str:
-        return data.decode()  # type: ignore[return-value]
-    if isinstance(kind, type) and issubclass(kind, Message):
-        return from_json(data, kind)
     try:
+        if kind is str:
+            return data.decode()  # type: ignore[return-value]
+        if isinstance(kind, type) and issubclass(kind, Message):
+            return from_json(data, kind)
         value: V = _adapter(kind).validate_json(data)  # type: ignore[arg-type]
-    except ValidationError as error:
-        # Not pydantic's own text, which quotes what it was given.
-        problems = (f"{'.'.join(map(str, each['loc'])) or '(value)'}: {each['msg']}" for each in error.errors())
-        raise ValueError("; ".join(problems)) from None
-    return value
+    except ValueError as error:
+        problem = _problem(error)
+    else:
+        return value
+    # Out here, so that not even its context is the parser's error, which has the data.
+    raise ValueError(problem)
+
+
+def name_of(kind: object) -> str:
+    """Return what a kind of value is called, for messages: a contract's message by its full name."""
+    if isinstance(kind, type) and issubclass(kind, Message):
+        return str(kind.DESCRIPTOR.full_name)
+    return getattr(kind, "__name__", str(kind))
+
+
+def _problem(error: ValueError) -> str:
+    """Return what a parser's error says, without what it quotes."""
+    match error:
+        case ValidationError():
+            found = error.errors(include_input=False)
+            return "; ".join(f"{'.'.join(map(str, each['loc'])) or '(value)'}: {each['msg']}" for each in found)
+        case NoObject():
+            return str(error)
+        case UnicodeDecodeError():
+            return "no UTF-8"
+        case _:
+            path, text = [], str(error)
+            while (field := _FIELD.match(text)) is not None:
+                path.append(field[1])
+                text = text[field.end() :]
+            return f"{'.'.join(path)}: not of the field's type" if path else "no JSON of it"
+
+
+_FIELD = re.compile(r"Failed to parse (\S+) field: ")  # of protobuf's own text, which goes on with the value
 
 
 @cache

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from dapr.proto import api_v1
 
-from apibase.clients._values import decode, encode
+from apibase.clients._values import decode, encode, name_of
 from apibase.contract.reasons import chassis_reason
 from apibase.errors import NotSupported, SidecarError
 from dapr_contract.v1 import errors_pb2
@@ -27,7 +27,7 @@ class BindingResponse:
     """What an operation answered: its data as it came, and the component's metadata."""
 
     name: str
-    data: bytes
+    data: bytes = field(repr=False)
     metadata: Mapping[str, str]
 
     def decode(self, kind: type[V]) -> V:
@@ -38,7 +38,7 @@ class BindingResponse:
             raise SidecarError(
                 grpc.StatusCode.DATA_LOSS,
                 chassis_reason(errors_pb2.ERROR_REASON_SIDECAR_ERROR),
-                f"the answer of the binding is no {kind.__name__}: {error}",
+                f"the answer of the binding is no {name_of(kind)}: {error}",
                 component=self.name,
             ) from error
 

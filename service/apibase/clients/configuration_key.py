@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar, final
 
 from google.protobuf.message import Message
 from pydantic import TypeAdapter, ValidationError
 
+from apibase.clients._values import decode
 from apibase.errors import ConfigurationInvalid, ConfigurationMissing
-from apibase.message_json import from_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -36,7 +35,7 @@ REQUIRED: Final = Required()
 class Item:
     """What a store has under a key, and when it was read (UTC)."""
 
-    text: str
+    text: str = field(repr=False)
     version: str
     at: datetime
 
@@ -192,11 +191,9 @@ def parse(text: str, kind: type[V] | TypeAdapter[V]) -> V:
         return text  # type: ignore[return-value]
     if isinstance(kind, type) and issubclass(kind, Message):
         try:
-            return from_json(text.encode(), kind)
+            return decode(text.encode(), kind)
         except ValueError as error:
-            field = _FIELD.match(str(error))
-            problem = f"{field[1]}: not of the field's type" if field else "no JSON of it"
-            raise ValueError(f"{kind.DESCRIPTOR.full_name}: {problem}") from None
+            raise ValueError(f"{kind.DESCRIPTOR.full_name}: {error}") from None
     adapter: TypeAdapter[V] = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
     try:
         return adapter.validate_json(text) if text[:1] in _JSON else adapter.validate_strings(text)
@@ -210,4 +207,3 @@ def _problem(error: Any) -> str:  # noqa: ANN401 - pydantic's
 
 
 _JSON = ("{", "[", '"')
-_FIELD = re.compile(r"Failed to parse (\S+) field")  # of protobuf's own text, which goes on with the value

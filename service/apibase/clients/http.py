@@ -14,7 +14,7 @@ from loguru import logger
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from apibase.clients._values import JSON, decode, encode
+from apibase.clients._values import JSON, decode, encode, name_of
 from apibase.clients.http_status import code_of, sidecar_said
 from apibase.errors import CalleeError
 
@@ -92,7 +92,7 @@ class HttpResponse(_Answer):
         try:
             return decode(self._body, kind)
         except ValueError as error:
-            text = f"the answer of {self.app_id!r} to {self.method} {self.path} is no {kind.__name__}: {error}"
+            text = f"the answer of {self.app_id!r} to {self.method} {self.path} is no {name_of(kind)}: {error}"
             raise CalleeError(self.app_id, grpc.StatusCode.DATA_LOSS, text, http_status=self.status) from error
 
     def raise_for_status(self) -> Self:

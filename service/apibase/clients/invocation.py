@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from apibase.clients._values import decode, encode
+from apibase.clients._values import decode, encode, name_of
 from apibase.clients.http import HttpApp
 from apibase.clients.http_status import not_through
 from apibase.errors import CalleeError, SidecarError
@@ -34,7 +34,7 @@ class InvocationResponse:
 
     app_id: str
     content_type: str
-    packed: AnyMessage
+    packed: AnyMessage = field(repr=False)
 
     @property
     def data(self) -> bytes:
@@ -51,7 +51,7 @@ class InvocationResponse:
                 return _unpacked(self.packed, kind)
             return decode(self.data, kind)
         except (ValueError, DecodeError) as error:
-            text = f"the answer of {self.app_id!r} is no {kind.__name__}: {error}"
+            text = f"the answer of {self.app_id!r} is no {name_of(kind)}: {error}"
             raise CalleeError(self.app_id, grpc.StatusCode.DATA_LOSS, text) from error
 
 

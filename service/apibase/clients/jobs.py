@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,7 +12,7 @@ from dapr.proto import api_v1
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from apibase.clients._methods import call_method, is_unknown_method
-from apibase.clients._values import decode, encode
+from apibase.clients._values import decode, encode, name_of
 from apibase.contract.reasons import chassis_reason
 from apibase.errors import NotSupported, SidecarError
 from dapr_contract.v1 import errors_pb2
@@ -38,7 +38,7 @@ class ScheduledJob:
     due: str | None
     repeats: int | None
     ttl: str | None
-    data: bytes
+    data: bytes = field(repr=False)
     failure_policy: FailurePolicy | None
     """None from Dapr 1.14, which has none."""
 
@@ -50,7 +50,7 @@ class ScheduledJob:
             raise SidecarError(
                 grpc.StatusCode.DATA_LOSS,
                 chassis_reason(errors_pb2.ERROR_REASON_SIDECAR_ERROR),
-                f"the data of the job {self.name!r} is no {kind.__name__}: {error}",
+                f"the data of the job {self.name!r} is no {name_of(kind)}: {error}",
                 component=COMPONENT,
             ) from error
 

@@ -50,7 +50,7 @@ class Publication:
     Raises `ValueError` for what contradicts itself or can't be said.
     """
 
-    data: Value
+    data: Value = field(repr=False)
     _: KW_ONLY
     id: str | None = None
     subject: str | None = None
@@ -90,7 +90,7 @@ class Outgoing:
     pubsub_name: str
     topic: str
     event_id: str
-    data: bytes
+    data: bytes = field(repr=False)
     content_type: str
     metadata: dict[str, str]
 

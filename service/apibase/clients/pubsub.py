@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -33,7 +33,7 @@ class FailedPublication:
 
     index: int
     id: str
-    event: Value | Publication
+    event: Value | Publication = field(repr=False)
     error: SidecarError
 
 

@@ -30,7 +30,7 @@ class StateItem(Generic[V]):
     """
 
     key: str
-    value: V
+    value: V = field(repr=False)
     etag: str
     expires: datetime | None = None
 
@@ -40,7 +40,7 @@ class Upsert:
     """A value to save. With `etag` only over the version that it names; with `first_write` only where the key is new."""
 
     key: str
-    value: Value
+    value: Value = field(repr=False)
     etag: str | None = None
     first_write: bool = False
     ttl: timedelta | None = None
