@@ -27,6 +27,7 @@ Secret: TypeAlias = dict[str, SecretValue]
 _ENVIRONMENT = "secretstores.local.env"
 _Answer = TypeVar("_Answer")
 _Question: TypeAlias = tuple[str, frozenset[tuple[str, str]]]
+_Asked: TypeAlias = tuple[_Question, asyncio.AbstractEventLoop, int]
 
 
 class SecretsManager:
@@ -45,7 +46,8 @@ class SecretsManager:
         self._sidecar = sidecar
         self._seconds = cache_for.total_seconds() if cache_for is not None else 0.0
         self._kept: dict[_Question, tuple[float, Secret]] = {}
-        self._asked: dict[tuple[_Question, asyncio.AbstractEventLoop], asyncio.Task[Secret]] = {}
+        self._asked: dict[_Asked, asyncio.Task[Secret]] = {}
+        self._forgotten = 0  # how often; what was asked before is nothing for who asks after it
         self.store_name = store_name
 
     async def get(self, name: str, *, key: str | None = None, metadata: Mapping[str, str] | None = None) -> SecretValue:
@@ -72,9 +74,10 @@ class SecretsManager:
         if not self._seconds:
             return await self._read(name, metadata or {})
         question = name, frozenset((metadata or {}).items())
-        kept_until, secret = self._kept.get(question, (0.0, {}))
-        if time.monotonic() < kept_until:
-            return dict(secret)
+        self._expire()
+        kept = self._kept.get(question)
+        if kept is not None:
+            return dict(kept[1])
         return dict(await self._read_once(question))
 
     async def bulk(self, *, metadata: Mapping[str, str] | None = None) -> dict[str, Secret]:
@@ -89,7 +92,8 @@ class SecretsManager:
         return {name: _values(each.secrets) for name, each in answer.data.items()}
 
     def forget(self) -> None:
-        """Empty the cache: the next to ask gets what the store has then."""
+        """Empty the cache: the next to ask gets what the store has then, also while an earlier read is under way."""
+        self._forgotten += 1
         self._kept.clear()
 
     async def _read(self, name: str, metadata: Mapping[str, str]) -> Secret:
@@ -116,13 +120,13 @@ class SecretsManager:
 
     async def _read_once(self, question: _Question) -> Secret:
         """Read a secret, or wait for who is reading it."""
-        asked = question, asyncio.get_running_loop()
+        asked = question, asyncio.get_running_loop(), self._forgotten
         reading = self._asked.get(asked)
         if reading is None:
             # The time of the first who asks is not that of the others: the call has the setting `call_timeout` instead.
             context = contextvars.copy_context()
             context.run(deadline.set_remaining, None)
-            reading = self._asked[asked] = asyncio.create_task(self._keep(question), context=context)
+            reading = self._asked[asked] = asyncio.create_task(self._keep(question, self._forgotten), context=context)
             reading.add_done_callback(lambda _done: self._asked.pop(asked, None))
         try:
             async with asyncio.timeout(deadline.bound(None)):
@@ -130,11 +134,19 @@ class SecretsManager:
         except TimeoutError as error:
             raise SecretStoreUnavailable(self.store_name, "no answer in time") from error
 
-    async def _keep(self, question: _Question) -> Secret:
+    async def _keep(self, question: _Question, forgotten: int) -> Secret:
         name, metadata = question
         secret = await self._read(name, dict(metadata))
-        self._kept[question] = time.monotonic() + self._seconds, secret
+        if forgotten == self._forgotten:
+            self._kept[question] = time.monotonic() + self._seconds, secret
         return secret
+
+    def _expire(self) -> None:
+        """Drop what has been kept long enough."""
+        now = time.monotonic()
+        for question, (kept_until, _) in list(self._kept.items()):
+            if now >= kept_until:
+                self._kept.pop(question, None)
 
 
 def _values(found: Mapping[str, str]) -> Secret:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from apibase import (
     SecretNotFoundError,
     SecretsManager,
     SecretStoreUnavailable,
+    SecretValue,
     Settings,
     Sidecar,
     SidecarError,
@@ -42,8 +44,9 @@ class Vault(FakeDapr):
 
     async def GetSecret(self, request: Any, context: Any) -> Any:
         await self._take("GetSecret", request, context)
+        found = dict(self.secrets.get(request.key, {}))
         await self.gate.wait()
-        return api_v1.GetSecretResponse(data=self.secrets.get(request.key, {}))
+        return api_v1.GetSecretResponse(data=found)
 
     async def GetBulkSecret(self, request: Any, context: Any) -> Any:
         await self._take("GetBulkSecret", request, context)
@@ -253,6 +256,54 @@ async def test_forget_empties_the_cache(sidecar: Sidecar, vault: Vault) -> None:
     assert (await secrets.get(NAME)).reveal() == "second-of-the-keys"
 
 
+async def test_forget_counts_for_a_read_that_is_under_way_too(sidecar: Sidecar, vault: Vault) -> None:
+    secrets = SecretsManager(sidecar, STORE, cache_for=timedelta(minutes=1))
+    vault.gate.clear()
+    before = asyncio.create_task(secrets.get(NAME))
+    await _called(vault)
+    vault.secrets[NAME] = {NAME: "second-of-the-keys"}
+
+    secrets.forget()
+    after = asyncio.create_task(secrets.get(NAME))
+    await _called(vault, 2)
+    vault.gate.set()
+
+    assert [(await each).reveal() for each in (before, after)] == ["first-of-the-keys", "second-of-the-keys"]
+    assert (await secrets.get(NAME)).reveal() == "second-of-the-keys"
+    assert vault.reads == 2
+
+
+async def test_an_old_answer_that_comes_after_forget_is_not_cached(sidecar: Sidecar, vault: Vault) -> None:
+    secrets = SecretsManager(sidecar, STORE, cache_for=timedelta(minutes=1))
+    vault.gate.clear()
+    before = asyncio.create_task(secrets.get(NAME))
+    await _called(vault)
+    vault.secrets[NAME] = {NAME: "second-of-the-keys"}
+
+    secrets.forget()
+    vault.gate.set()
+    await before
+
+    assert (await secrets.get(NAME)).reveal() == "second-of-the-keys"
+
+
+async def test_what_is_no_longer_served_is_no_longer_in_memory(
+    sidecar: Sidecar, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("apibase.clients.secrets.time", _Clock(now))
+    secrets = SecretsManager(sidecar, STORE, cache_for=timedelta(seconds=30))
+    vault.secrets["other"] = {"other": "another-of-the-keys"}
+    await secrets.get(NAME)
+
+    now[0] += 31
+    await secrets.get("other")
+
+    held = {each.reveal() for each in gc.get_objects() if type(each) is SecretValue}
+    assert "another-of-the-keys" in held
+    assert "first-of-the-keys" not in held
+
+
 async def test_versions_of_a_secret_are_cached_apart(sidecar: Sidecar, vault: Vault) -> None:
     secrets = SecretsManager(sidecar, STORE, cache_for=timedelta(minutes=1))
 
@@ -287,9 +338,9 @@ async def test_one_who_gives_up_does_not_take_the_answer_from_the_others(sidecar
     assert vault.reads == 1
 
 
-async def _called(vault: Vault) -> None:
+async def _called(vault: Vault, times: int = 1) -> None:
     async with asyncio.timeout(5):
-        while not vault.reads:
+        while vault.reads < times:
             await asyncio.sleep(0.005)
 
 
