@@ -89,12 +89,19 @@ class Sidecar:
         """Return a channel to the sidecar's own API, or through it to another app's services."""
         return ChainedChannel(self._open, self.outbound, app_id or "")
 
-    async def call(self, make: Callable[[], Awaitable[T]], *, component: str = "", safe: bool = False) -> T:
+    async def call(
+        self,
+        make: Callable[[], Awaitable[T]],
+        *,
+        component: str = "",
+        safe: bool = False,
+        within: float | None = None,
+    ) -> T:
         """Make a call of `client` or `stub`, and raise what it fails with as a `SidecarError`.
 
         `safe` says that it may be made twice, as what only reads may: then it is made again while the sidecar can't be reached, within
-        the setting `call_timeout` and the inbound call's time, and within a budget. What a component answers is never asked for twice:
-        that is for Dapr's resiliency policies.
+        a budget, `within` seconds for all tries (the setting `call_timeout` where none is given), and the inbound call's time. What a
+        component answers is never asked for twice: that is for Dapr's resiliency policies.
         """
         began = time.monotonic()
         try:
@@ -106,7 +113,7 @@ class Sidecar:
                 lambda: sidecar_call(make(), component=component, reachable=self._connected),
                 error,
                 began=began,
-                within=self.settings.call_timeout,
+                within=self.settings.call_timeout if within is None else within,
                 budget=self._budget,
             )
         self._budget.earn()

@@ -160,7 +160,8 @@ class HttpApp:
     The answer is the app's whatever its status; `raise_for_status` makes an error of it. Where the call does not get to the app,
     `SidecarError` is raised, `SidecarUnavailable` where it does not even get to this app's own sidecar. A GET is made again while that is
     so; nothing else is: tries beyond that are for Dapr's policies, which can't repeat a body that is streamed. `timeout` is in seconds, for
-    the whole call with its body; the setting `call_timeout` where none is given, and never more than the inbound call has left.
+    the whole call with its body, and for all tries; the setting `call_timeout` where none is given, and never more than the inbound call
+    has left.
     """
 
     def __init__(self, sidecar: Sidecar, app_id: str) -> None:
@@ -274,7 +275,7 @@ class HttpApp:
             ) as streamed:
                 return HttpResponse(self.app_id, method, path, streamed._response, await streamed.body())  # noqa: SLF001
 
-        return await self._sidecar.call(call, component=self.app_id, safe=method == "GET")
+        return await self._sidecar.call(call, component=self.app_id, safe=method == "GET", within=limit)
 
 
 def _body(

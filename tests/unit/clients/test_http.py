@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -252,6 +253,14 @@ async def test_a_get_is_made_again_until_the_sidecar_is_back_and_a_post_is_not(s
         async with fake.at(tcp(port)):
             assert (await pending).ok
     assert [request.method for request in fake.requests] == ["GET"]
+
+
+async def test_a_get_is_not_tried_for_longer_than_its_timeout(settings: Settings) -> None:
+    async with shop(settings.model_copy(update={"dapr_http_endpoint": "http://127.0.0.1:1"})) as http:
+        began = time.monotonic()
+        with pytest.raises(SidecarError):
+            await http.get("/x", timeout=0.3)
+    assert time.monotonic() - began < settings.call_timeout / 2
 
 
 async def test_a_sidecar_at_a_unix_socket_is_called_there(settings: Settings, socket_folder: Path) -> None:
