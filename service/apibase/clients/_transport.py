@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 import grpc
 from dapr.clients.exceptions import DaprGrpcError, DaprInternalError
 from dapr.proto import api_v1
-from google.rpc import error_details_pb2, status_pb2
 from loguru import logger
 
 from apibase.clients._channel import ChainedChannel, Client
@@ -23,6 +22,7 @@ from apibase.clients._http import SidecarHttp
 from apibase.clients._metrics import Metrics
 from apibase.clients._retries import RetryBudget, again
 from apibase.clients._standard import Deadline, Identity, Tracing
+from apibase.clients._status import details_of, reason_of
 from apibase.clients.components import Component, components_of, not_loaded
 from apibase.clients.outbound import OutboundChain, OutboundMiddleware
 from apibase.contract.reasons import chassis_reason
@@ -257,13 +257,7 @@ def _answered(details: str, reachable: Callable[[], bool]) -> bool:
 
 def _dapr_code(status: grpc.aio.AioRpcError) -> str:
     """Return the reason of daprd's own `ErrorInfo`, such as DAPR_STATE_NOT_FOUND; empty where it gives none."""
-    for key, value in status.trailing_metadata() or ():
-        if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            info = error_details_pb2.ErrorInfo()
-            for detail in status_pb2.Status.FromString(value).details:
-                if detail.Unpack(info):
-                    return str(info.reason)
-    return ""
+    return reason_of(details_of(status))
 
 
 async def _close(channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> None:

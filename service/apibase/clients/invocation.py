@@ -9,9 +9,8 @@ import grpc
 from dapr.proto import api_v1, common_v1
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
+from apibase.clients._status import details_of, reason_of
 from apibase.clients._values import decode, encode, name_of
 from apibase.clients.http import HttpApp
 from apibase.clients.http_status import not_through
@@ -138,11 +137,8 @@ def _callee_error(app_id: str, error: grpc.aio.AioRpcError) -> SidecarError | No
     on_the_way = not_through(app_id, details)
     if on_the_way is not None:
         return on_the_way
-    status = rpc_status.from_call(error)
+    status = details_of(error)
     if status is None and error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         return None  # gRPC's own word, most likely; of an app's without details nothing tells it
-    info = error_details_pb2.ErrorInfo()
-    reason = next((info.reason for detail in (status.details if status else ()) if detail.Unpack(info)), "")
-    return CalleeError(
-        app_id, error.code(), f"{app_id!r} answered {error.code().name}: {details}", callee_reason=reason
-    )
+    text = f"{app_id!r} answered {error.code().name}: {details}"
+    return CalleeError(app_id, error.code(), text, callee_reason=reason_of(status))
