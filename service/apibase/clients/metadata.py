@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import grpc
 from dapr.proto import api_v1
 
 from apibase.clients.components import Component, components_of
-from apibase.errors import SidecarUnavailable
+from apibase.errors import SidecarError, SidecarUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,13 +86,18 @@ class MetadataClient:
         await self._sidecar.call(lambda: self._sidecar.stub.SetMetadata(request), safe=True)
 
     async def healthy(self) -> bool:
-        """Whether the sidecar's API answers now: what `/v1.0/healthz/outbound` says over HTTP.
+        """Whether the sidecar's API answers now: what `/v1.0/healthz/outbound` says over HTTP. One that hangs does not.
 
-        One try, within the setting `call_timeout`. Raises `SidecarError` where it answers that it won't, such as for a wrong token.
+        One try, within the setting `call_timeout`, or the inbound call's time. Raises `SidecarError` where it answers that it won't, such
+        as for a wrong token.
         """
         try:
             await self._sidecar.call(lambda: self._sidecar.stub.GetMetadata(api_v1.GetMetadataRequest()))
         except SidecarUnavailable:
+            return False
+        except SidecarError as error:
+            if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
             return False
         return True
 

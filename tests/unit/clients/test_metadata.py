@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -25,6 +26,14 @@ class Told(FakeDapr):
     async def Shutdown(self, request: Any, context: Any) -> Any:
         await self._take("Shutdown", request, context)
         return Empty()
+
+
+class Hanging(FakeDapr):
+    """Takes calls, and answers none."""
+
+    async def GetMetadata(self, request: Any, context: Any) -> Any:
+        await self._take("GetMetadata", request, context)
+        await asyncio.Event().wait()
 
 
 async def test_a_sidecar_without_an_app_says_so(settings: Settings) -> None:
@@ -74,6 +83,13 @@ async def test_a_sidecar_that_is_away_is_not_healthy(settings: Settings) -> None
     sidecar = Sidecar(settings)
     assert not await MetadataClient(sidecar).healthy()
     await sidecar.close()
+
+
+async def test_a_sidecar_that_hangs_is_not_healthy(settings: Settings) -> None:
+    async with Hanging(settings.sidecar_address):
+        sidecar = Sidecar(settings.model_copy(update={"call_timeout": 0.2}))
+        assert not await MetadataClient(sidecar).healthy()
+        await sidecar.close()
 
 
 async def test_a_sidecar_that_refuses_the_token_is_an_error(settings: Settings) -> None:
