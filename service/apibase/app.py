@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
@@ -304,6 +305,19 @@ class App(Decorators):
     async def stop(self) -> None:
         """Drain and close; safe to call at any point of the start."""
         self.health.set_draining()
+        async with AsyncExitStack() as ends:  # each, whatever becomes of the others; the last one first
+            ends.push_async_callback(self.telemetry.stop)
+            ends.push_async_callback(self.sidecar.close)
+            for each in (self._archive, self._deduplicator):
+                if each is not None:
+                    ends.push_async_callback(each.close)
+            for configuration in reversed(self._configurations):
+                ends.push_async_callback(configuration.stop)
+            ends.push_async_callback(self._hooks.run_after_drain)
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Take nothing more, and wait for what is at work."""
         if self._registering is not None:
             self._registering.cancel()
             await asyncio.gather(self._registering, return_exceptions=True)
@@ -312,15 +326,6 @@ class App(Decorators):
             await self._server.stop(self.settings.drain_timeout)
             self._server = None
         await streaming
-        await self._hooks.run_after_drain()
-        for configuration in self._configurations:
-            await configuration.stop()
-        if self._deduplicator is not None:
-            await self._deduplicator.close()
-        if self._archive is not None:
-            await self._archive.close()
-        await self.sidecar.close()
-        await self.telemetry.stop()
 
     async def serve(self) -> int:
         """Start, run until SIGTERM or SIGINT, drain.

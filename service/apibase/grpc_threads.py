@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 _TASKS = Path("/proc/self/task")
-_OF_THE_CORE = ("event_engine", "grpc_", "lifeguard", "timer_manager")
+_OF_THE_CORE = (b"event_engine", b"grpc_", b"lifeguard", b"timer_manager")
 _POLLER = "_poll_wrapper"
 
 
@@ -37,8 +37,9 @@ def spare_the_loop() -> int:
 def _grpc_threads() -> list[int]:
     """Return the ids of the core's threads, and of those of `grpc.aio` that hand things over."""
     found = [each.native_id for each in threading.enumerate() if _POLLER in each.name and each.native_id is not None]
-    for task in _TASKS.iterdir():
-        with contextlib.suppress(OSError):
-            if (task / "comm").read_text().startswith(_OF_THE_CORE):
-                found.append(int(task.name))
+    with contextlib.suppress(OSError):  # no /proc here
+        for task in _TASKS.iterdir():
+            with contextlib.suppress(OSError):
+                if (task / "comm").read_bytes().startswith(_OF_THE_CORE):
+                    found.append(int(task.name))
     return found

@@ -10,13 +10,13 @@ import asyncio
 import re
 import time
 from typing import TYPE_CHECKING, TypeVar
-from weakref import WeakKeyDictionary
 
 import grpc
 from dapr.clients.exceptions import DaprGrpcError, DaprInternalError
 from dapr.proto import api_v1
 from loguru import logger
 
+from apibase.cancellation import is_cancelled
 from apibase.clients._channel import ChainedChannel, Client
 from apibase.clients._http import SidecarHttp
 from apibase.clients._metrics import Metrics
@@ -45,6 +45,7 @@ _ATTEMPT_SECONDS = 2.0
 _RETRY_SECONDS = 0.1
 _SILENCE_SECONDS = 1.9  # what fails at once is tried often, and told only now and then
 _GRACE_SECONDS = 5.0
+_COMPONENTS_SECONDS = 60.0  # a sidecar may load another component of the same name
 
 
 class Sidecar:
@@ -66,9 +67,10 @@ class Sidecar:
         ]
         self.outbound = OutboundChain(built_in, settings.outbound_middleware if metrics is not None else ())
         """What every call passes."""
-        self._channels: WeakKeyDictionary[asyncio.AbstractEventLoop, grpc.aio.Channel] = WeakKeyDictionary()
+        self._channels: dict[asyncio.AbstractEventLoop, grpc.aio.Channel] = {}
         self._budget = RetryBudget()
         self._components: dict[str, Component] = {}
+        self._components_read = 0.0
         self._client = Client(self.channel())
         self.stub = self._client.stub
         """The sidecar's API as generated, over this connection: for what the SDK's client can't do."""
@@ -120,8 +122,10 @@ class Sidecar:
         return answer
 
     async def component(self, name: str) -> Component:
-        """Return what the sidecar says of a component, which it is asked once. Raises `SidecarError` where it has not loaded it."""
-        if name not in self._components:
+        """Return what the sidecar says of a component, which it is asked now and then. Raises `SidecarError` where it has not loaded it."""
+        now = time.monotonic()
+        if name not in self._components or now - self._components_read > _COMPONENTS_SECONDS:
+            self._components_read = now
             metadata = await self.call(lambda: self.stub.GetMetadata(api_v1.GetMetadataRequest()), safe=True)
             self._components = components_of(metadata)
         found = self._components.get(name)
@@ -141,6 +145,8 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         channel = self._channels.get(loop)
         if channel is None:
+            for ended in [each for each in self._channels if each.is_closed()]:
+                del self._channels[ended]
             options = [
                 ("grpc.max_send_message_length", self.settings.max_message_bytes),
                 ("grpc.max_receive_message_length", self.settings.max_message_bytes),
@@ -210,9 +216,11 @@ class Sidecar:
 
     async def close(self) -> None:
         """Close the connection, after a grace of 5 s for the calls that are pending; from whichever loop they are."""
-        channels = list(self._channels.items())
-        self._channels.clear()
-        await asyncio.gather(*(_close(channel, loop) for loop, channel in channels), self.http.close())
+        while self._channels:  # a call that begins meanwhile opens another
+            channels = list(self._channels.items())
+            self._channels.clear()
+            await asyncio.gather(*(_close(channel, loop) for loop, channel in channels))
+        await self.http.close()
 
 
 async def sidecar_call(awaitable: Awaitable[T], *, component: str, reachable: Callable[[], bool] = lambda: False) -> T:
@@ -223,6 +231,10 @@ async def sidecar_call(awaitable: Awaitable[T], *, component: str, reachable: Ca
     """
     try:
         return await awaitable
+    except asyncio.CancelledError:
+        if is_cancelled():
+            raise
+        raise SidecarUnavailable("the connection was closed while the call was under way") from None
     except (grpc.aio.AioRpcError, DaprGrpcError, DaprInternalError) as error:
         status = error if isinstance(error, grpc.aio.AioRpcError) else error.__cause__
         if not isinstance(status, grpc.aio.AioRpcError):
@@ -230,20 +242,23 @@ async def sidecar_call(awaitable: Awaitable[T], *, component: str, reachable: Ca
         code, details = status.code(), status.details() or ""
         if code is grpc.StatusCode.UNAVAILABLE and not _answered(details, reachable):
             raise SidecarUnavailable(details) from error
-        if code in _UNSPECIFIC and "context deadline exceeded" in details:
-            code = (
-                grpc.StatusCode.DEADLINE_EXCEEDED
-            )  # that of the call, or of the component; daprd says so in words only
+        if code in _UNSPECIFIC:
+            code = next((told for words, told in _IN_WORDS.items() if words in details), code)
         raise SidecarError(code, _SIDECAR_ERROR, details, component=component, dapr_code=_dapr_code(status)) from error
 
 
 _UNSPECIFIC = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+# What daprd says in words only: the call's time, or the component's, is over; it ends, or begins anew.
+_IN_WORDS = {
+    "context deadline exceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "context canceled": grpc.StatusCode.UNAVAILABLE,
+}
 # gRPC gives no sign of whether the peer said UNAVAILABLE or is not there, but its words. daprd's own, of the app behind it in those of
 # grpc-go, and what gRPC says of a connection:
 _FROM_DAPRD = re.compile(r"connection error: desc = |rpc error: |error |failed (?!to connect to all addresses)")
 _FROM_GRPC = re.compile(
-    r"failed to connect|connect(ion)? (refused|reset)|socket closed|broken pipe|recvmsg|goaway|keepalive|endpoint clos|stream removed"
-    r"|handshake|(name|dns) resolution|shut ?down|channel|transport|cancelling all calls",
+    r"failed to connect|connect(ion)? (refused|reset)|socket closed|broken pipe|recvmsg|goaway|keepalive|endpoint clos"
+    r"|handshake|(name|dns) resolution|channel (is )?(closed|shut ?down)|transport (is )?clos|cancelling all calls",
     re.IGNORECASE,
 )
 
@@ -265,4 +280,5 @@ async def _close(channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> 
     if loop is asyncio.get_running_loop():
         await channel.close(_GRACE_SECONDS)
     elif loop.is_running():
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(channel.close(_GRACE_SECONDS), loop))
+        closing = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(channel.close(_GRACE_SECONDS), loop))
+        await asyncio.wait({closing}, timeout=_GRACE_SECONDS + 1)  # that loop may end before it is done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from apibase.clients import ServiceInvocationClient, Sidecar
@@ -57,10 +58,11 @@ class AppClient:
         await self._stop()
 
     async def _stop(self) -> None:
-        for caller in self._callers.values():
-            await caller.close()
-        await self.sidecar.disconnect_app()
-        await self.app.stop()
+        async with AsyncExitStack() as ends:  # each, whatever becomes of the others
+            ends.push_async_callback(self.app.stop)
+            ends.push_async_callback(self.sidecar.disconnect_app)
+            for caller in self._callers.values():
+                ends.push_async_callback(caller.close)
 
     async def _jobs_are_scheduled(self) -> None:
         """Wait for the jobs that the contract schedules, which the app does beside its work."""

@@ -5,6 +5,7 @@ Nothing is loaded before a test asks for one of them: a project that has this pa
 
 from __future__ import annotations
 
+import functools
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,9 +50,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
 
 
+def _without_asyncio(function: Callable[..., AsyncIterator[Any]]) -> Callable[[], None]:
+    """Return a fixture of the same name that says what is missing."""
+
+    @functools.wraps(function, assigned=("__name__", "__doc__"))
+    def missing() -> None:
+        raise pytest.UsageError(
+            f"the fixture {function.__name__!r} needs pytest-asyncio, or anyio: pip install pytest-asyncio"
+        )
+
+    del missing.__wrapped__
+    return missing
+
+
 def _async_fixture(function: Callable[..., AsyncIterator[Any]]) -> Any:  # noqa: ANN401 - pytest's own
     if find_spec("pytest_asyncio") is None:
-        return pytest.fixture(function)
+        return pytest.fixture(function if find_spec("anyio") is not None else _without_asyncio(function))
     import pytest_asyncio  # noqa: PLC0415 - it is there
 
     return pytest_asyncio.fixture(function)

@@ -77,6 +77,7 @@ async def test_what_a_component_answers_is_not_asked_for_twice(
         "error invoking the binding",
         "rpc error: code = Unavailable desc = no scheduler",
         "the component's own words",
+        "the bank's transport is down, and no channel is left",
     ],
 )
 async def test_unavailable_in_daprs_own_words_is_no_sidecar_that_is_away(
@@ -125,6 +126,82 @@ async def test_a_time_that_daprd_says_is_over_is_a_deadline_that_is_exceeded(
 
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert caught.value.retryable
+
+
+async def test_a_call_that_a_sidecar_which_ends_gives_up_may_be_tried_again(dapr: FakeDapr, sidecar: Sidecar) -> None:
+    dapr.fail("GetState", grpc.StatusCode.INTERNAL, "failed getting state: context canceled")
+
+    with pytest.raises(SidecarError) as caught:
+        await get(sidecar)
+
+    assert (caught.value.code, caught.value.retryable) == (grpc.StatusCode.UNAVAILABLE, True)
+
+
+@pytest.mark.req("R1.4")
+async def test_a_call_that_outlives_the_end_of_the_connection_is_told_so(
+    dapr: FakeDapr, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apibase.clients._transport._GRACE_SECONDS", 0.05)
+    entered = asyncio.Event()
+
+    async def hold() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    dapr.after("GetState", hold)
+    pending = asyncio.ensure_future(get(sidecar, safe=False))
+    await entered.wait()
+
+    await sidecar.close()
+
+    with pytest.raises(SidecarUnavailable):
+        await pending
+
+
+@pytest.mark.req("R1.4")
+async def test_a_call_that_begins_while_the_connection_closes_leaves_none_open(
+    dapr: FakeDapr, sidecar: Sidecar
+) -> None:
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        entered.set()
+        await go_on.wait()
+
+    dapr.after("GetState", hold)
+    pending = asyncio.ensure_future(get(sidecar))
+    await entered.wait()
+    closing = asyncio.ensure_future(sidecar.close())
+    await asyncio.sleep(0)
+
+    await get(sidecar)
+    go_on.set()
+    await pending
+    await closing
+
+    assert not sidecar._channels
+
+
+async def test_the_channel_of_a_loop_that_has_ended_is_forgotten(dapr: FakeDapr, sidecar: Sidecar) -> None:
+    loop = asyncio.new_event_loop()
+    sidecar._channels[loop] = object()  # type: ignore[assignment]
+    loop.close()
+
+    await get(sidecar)
+
+    assert list(sidecar._channels) == [asyncio.get_running_loop()]
+
+
+async def test_what_a_sidecar_says_of_a_component_is_asked_anew_after_a_while(
+    dapr: FakeDapr, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await sidecar.component("statestore")).type == "state.postgresql"
+    dapr.components["statestore"] = "state.redis"
+    assert (await sidecar.component("statestore")).type == "state.postgresql"
+
+    monkeypatch.setattr("apibase.clients._transport._COMPONENTS_SECONDS", 0.0)
+
+    assert (await sidecar.component("statestore")).type == "state.redis"
 
 
 @pytest.mark.req("R1.5")
