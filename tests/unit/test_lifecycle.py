@@ -131,3 +131,26 @@ async def test_the_sidecar_is_told_what_every_call_passes(settings: Any, dapr: A
         assert dapr.attributes == {"apibase.chain": "metrics,app_token,errors"}
     finally:
         await app.stop()
+
+
+@pytest.mark.req("R1.4")
+async def test_what_can_not_be_closed_keeps_nothing_else_open(
+    settings: Any, dapr: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App(settings)
+    stopped: list[str] = []
+
+    async def broken() -> None:
+        raise OSError("it does not close")
+
+    async def stop() -> None:
+        stopped.append("telemetry")
+
+    monkeypatch.setattr(app.sidecar, "close", broken)
+    monkeypatch.setattr(app.telemetry, "stop", stop)
+    await app.start()
+
+    with pytest.raises(OSError, match="it does not close"):
+        await app.stop()
+
+    assert stopped == ["telemetry"]

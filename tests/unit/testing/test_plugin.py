@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 
 from apibase import App, CalleeError, Drop, Publication, Retry, ServiceError, SidecarError
-from apibase.testing import AppClient, StandIn
+from apibase.testing import AppClient, StandIn, plugin
 from tests.unit.conftest import Desk
 
 pytestmark = [pytest.mark.sidecar(app_id="post", any_component=True), pytest.mark.req("R14.4")]
@@ -204,3 +205,14 @@ def test_a_marker_that_says_what_is_not_known_is_an_error(tmp_path: Path) -> Non
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "the marker sidecar takes" in done.stdout
     assert "not component" in done.stdout
+
+
+def test_without_a_plugin_for_coroutines_a_fixture_says_what_is_missing() -> None:
+    async def sidecar(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+        yield None
+
+    missing = plugin._without_asyncio(sidecar)
+
+    assert missing.__name__ == "sidecar"
+    with pytest.raises(pytest.UsageError, match="'sidecar' needs pytest-asyncio"):
+        missing()
