@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 0.5
+_GIVE_BACK_SECONDS = 1.0  # for how long a cancelled call is kept by it, at most
 _Status = api_v1.UnlockResponse.Status
 
 
@@ -63,7 +64,8 @@ class Lock:
     async def release(self) -> None:
         """Release it; a second time does nothing. Raises `LockLost` where it was held no longer, `SidecarError` where that can't be told.
 
-        Where the sidecar can't be reached, the lock is free when its lease is over.
+        It has the setting `call_timeout`, also where the inbound call's time is over. Where the sidecar can't be reached, the lock is free
+        when its lease is over.
         """
         if self._released:
             return
@@ -82,21 +84,29 @@ class LockClient:
         """Return the lock on `resource`, or None where somebody holds it, at once.
 
         `lease` is rounded up to whole seconds. `owner` names who holds it, this call if nobody is named; the same owner does not get it
-        twice. After `SidecarUnavailable` or a deadline it may be held, until the lease is over. Raises `ValueError` for an empty resource,
-        or a lease that is not longer than nothing.
+        twice. After `SidecarUnavailable` or a deadline it may be held, until the lease is over. A call that is cancelled gives back what it
+        may have got, unless an owner is named, who may hold it from before. Raises `ValueError` for an empty resource, or a lease that is
+        not longer than nothing.
         """
         if not resource:
             raise ValueError("the resource of a lock is empty")
         if lease <= timedelta(0):
             raise ValueError(f"a lease of {lease} ends before it begins")
-        owner = owner or str(uuid.uuid4())
+        holder = owner or str(uuid.uuid4())
         seconds = math.ceil(lease.total_seconds())
         request = api_v1.TryLockRequest(
-            store_name=self.store_name, resource_id=resource, lock_owner=owner, expiry_in_seconds=seconds
+            store_name=self.store_name, resource_id=resource, lock_owner=holder, expiry_in_seconds=seconds
         )
         began = time.monotonic()
-        answer = await self._sidecar.call(lambda: self._sidecar.stub.TryLockAlpha1(request), component=self.store_name)
-        return Lock(self, resource, owner, began + seconds) if answer.success else None
+        try:
+            answer = await self._sidecar.call(
+                lambda: self._sidecar.stub.TryLockAlpha1(request), component=self.store_name
+            )
+        except asyncio.CancelledError:
+            if not owner:
+                await self._give_back(resource, holder)
+            raise
+        return Lock(self, resource, holder, began + seconds) if answer.success else None
 
     @asynccontextmanager
     async def lock(
@@ -142,10 +152,27 @@ class LockClient:
         except SidecarError as error:
             logger.warning("the lock on {!r} was not released: {}", held.resource, error)
 
-    async def _unlock(self, resource: str, owner: str) -> None:
+    async def _give_back(self, resource: str, owner: str) -> None:
+        """Release a lock of which nobody knows whether it was got."""
+        try:
+            await self._unlock(resource, owner, within=_GIVE_BACK_SECONDS)
+        except LockLost:
+            pass  # it was not
+        except SidecarError as error:
+            logger.warning("the lock on {!r} may be left to its lease: {}", resource, error)
+
+    async def _unlock(self, resource: str, owner: str, *, within: float | None = None) -> None:
         request = api_v1.UnlockRequest(store_name=self.store_name, resource_id=resource, lock_owner=owner)
         # Not made twice: a second answer would say that there is no such lock, after the first has released it.
-        answer = await self._sidecar.call(lambda: self._sidecar.stub.UnlockAlpha1(request), component=self.store_name)
+        token = deadline.set_remaining(
+            within
+        )  # not the inbound call's: when that is over, the lock is to be free all the same
+        try:
+            answer = await self._sidecar.call(
+                lambda: self._sidecar.stub.UnlockAlpha1(request), component=self.store_name
+            )
+        finally:
+            deadline.reset(token)
         if answer.status in {_Status.LOCK_DOES_NOT_EXIST, _Status.LOCK_BELONGS_TO_OTHERS}:
             raise LockLost(resource, component=self.store_name)
         if answer.status != _Status.SUCCESS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from dapr.proto import api_v1
 from apibase import LockClient, LockLost, LockNotAcquired, Settings, Sidecar, SidecarError
 from apibase.deadline import deadline
 from tests.unit.conftest import Log
-from tests.unit.fake_dapr import FakeDapr
+from tests.unit.fake_dapr import FakeDapr, eventually
 
 LEASE = timedelta(seconds=30)
 STATUS = api_v1.UnlockResponse.Status
@@ -24,9 +25,12 @@ class Locks(FakeDapr):
 
     free = True
     status = STATUS.SUCCESS
+    hangs = False
 
     async def TryLockAlpha1(self, request: Any, context: Any) -> Any:
         await self._take("TryLockAlpha1", request, context)
+        if self.hangs:
+            await asyncio.Event().wait()
         return api_v1.TryLockResponse(success=self.free)
 
     async def UnlockAlpha1(self, request: Any, context: Any) -> Any:
@@ -128,3 +132,55 @@ async def test_a_lock_that_may_be_held_is_not_asked_for_again(store: Locks, lock
     with pytest.raises(SidecarError):
         await locks.try_lock("r", lease=LEASE)
     assert len(store.calls) == 1
+
+
+async def test_a_lock_is_released_though_the_inbound_calls_time_is_over(store: Locks, locks: LockClient) -> None:
+    async with locks.lock("r", lease=LEASE) as held:
+        token = deadline.set_remaining(0.0)
+    try:
+        assert deadline.bound(None) == 0.0
+    finally:
+        deadline.reset(token)
+
+    assert [call.method for call in store.calls] == ["TryLockAlpha1", "UnlockAlpha1"]
+    assert store.calls[1].request.lock_owner == held.owner
+    assert (store.calls[1].seconds_left or 0.0) > 1.0
+
+
+async def _cancelled_while_asking(store: Locks, locks: LockClient, owner: str | None) -> None:
+    store.hangs = True
+    asking = asyncio.create_task(locks.try_lock("r", lease=LEASE, owner=owner))
+    await eventually(lambda: store.calls)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+@pytest.mark.parametrize("status", [STATUS.SUCCESS, STATUS.LOCK_DOES_NOT_EXIST])
+async def test_a_lock_that_a_cancelled_call_may_have_got_is_given_back(
+    store: Locks, locks: LockClient, status: Any, log: Log
+) -> None:
+    store.status = status
+    await _cancelled_while_asking(store, locks, None)
+
+    asked, given_back = store.calls
+    assert given_back.method == "UnlockAlpha1"
+    assert given_back.request.lock_owner == asked.request.lock_owner
+    assert log.of(level="WARNING") == []
+
+
+async def test_a_lock_that_can_not_be_given_back_is_still_a_call_that_was_cancelled(
+    store: Locks, locks: LockClient, log: Log
+) -> None:
+    store.fail("UnlockAlpha1", grpc.StatusCode.UNAVAILABLE)
+    await _cancelled_while_asking(store, locks, None)
+
+    assert "the lock on 'r' may be left to its lease" in log.one(level="WARNING")["message"]
+
+
+async def test_a_named_owners_lock_is_not_given_back_which_it_may_hold_from_before(
+    store: Locks, locks: LockClient
+) -> None:
+    await _cancelled_while_asking(store, locks, "ann")
+
+    assert [call.method for call in store.calls] == ["TryLockAlpha1"]
