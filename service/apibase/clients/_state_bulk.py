@@ -2,7 +2,7 @@
 
 daprd does the writes of a bulk each for itself, all at once, and answers with one error for all of them, which on PostgreSQL and SQLite
 does not say whose it is. So what can be told only by itself is sent by itself: a write with a condition. Writes without one go in bulk
-and, where that fails, again one by one: the last writer wins, so to write the same a second time does no harm.
+and, where the component fails on some of them, again one by one: the last writer wins, so to write the same a second time does no harm.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import grpc
 from dapr.proto import api_v1
 
-from apibase.clients._state_dialect import may_have_happened
 from apibase.clients._state_wire import check_key, read_of_many
 from apibase.clients.state_items import BulkItems, BulkWrites
 from apibase.errors import SidecarError
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 
 _A_CALL = 100  # keys
+_OF_SOME_KEYS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.ABORTED})
+"""What a component says of some of the keys. All else is of the call, and each key's own would fail so too, or may have happened."""
 
 
 async def get_many(
@@ -73,7 +75,7 @@ async def write_many(
         try:
             await all_of([items[key] for key in keys])
         except SidecarError as error:
-            if may_have_happened(error):
+            if error.code not in _OF_SOME_KEYS:
                 errors.update(dict.fromkeys(keys, error))
                 return
             await asyncio.gather(*map(alone, keys))

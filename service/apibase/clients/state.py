@@ -276,9 +276,12 @@ class StateManager:
         if may_have_happened(error) or item.HasField("etag"):
             return False
         request = api_v1.GetStateRequest(store_name=self.store_name, key=item.key)
-        answer = await self._sidecar.call(
-            lambda: self._sidecar.stub.GetState(request), component=self.store_name, safe=True
-        )
+        try:
+            answer = await self._sidecar.call(
+                lambda: self._sidecar.stub.GetState(request), component=self.store_name, safe=True
+            )
+        except SidecarError:
+            return False  # what the write failed with is what there is to tell
         return bool(answer.data) and not same_value(item.value, answer.data)
 
 

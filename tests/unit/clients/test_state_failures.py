@@ -132,6 +132,19 @@ async def test_a_first_write_that_fails_in_unknown_words_is_settled_by_looking(
     assert isinstance(caught.value, Conflict) is conflict
 
 
+async def test_a_first_write_whose_key_can_not_be_looked_up_fails_with_what_it_failed_with(
+    dapr: FakeState, state: StateManager
+) -> None:
+    dapr.fail("SaveState", grpc.StatusCode.INTERNAL, "the disk is full")
+    dapr.fail("GetState", grpc.StatusCode.PERMISSION_DENIED, "not to be read")
+
+    with pytest.raises(SidecarError, match="the disk is full") as caught:
+        await state.save("a", "mine", first_write=True)
+
+    assert caught.value.code is grpc.StatusCode.INTERNAL
+    assert dapr.methods() == ["SaveState", "GetState"]
+
+
 async def test_json_that_a_store_wrote_anew_is_still_the_same_value(dapr: FakeState, state: StateManager) -> None:
     async def lose() -> None:
         dapr.rows["a"].data = b'{"b": 2, "a": 1}'
@@ -184,9 +197,12 @@ async def test_an_error_of_one_key_hides_no_other(dapr: FakeState, state: StateM
 
 
 @pytest.mark.req("R4.4")
-async def test_a_bulk_that_fails_is_made_again_key_by_key(dapr: FakeState, state: StateManager) -> None:
-    dapr.fail("SaveState", grpc.StatusCode.INTERNAL, "failed saving state: the disk is full")  # all of it
-    dapr.fail("SaveState", grpc.StatusCode.INTERNAL, "failed saving state: the disk is full")  # the first alone
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.ABORTED])
+async def test_a_bulk_that_fails_is_made_again_key_by_key(
+    dapr: FakeState, state: StateManager, code: grpc.StatusCode
+) -> None:
+    dapr.fail("SaveState", code, "failed saving state: the disk is full")  # all of it
+    dapr.fail("SaveState", code, "failed saving state: the disk is full")  # the first alone
 
     result = await state.save_bulk([Upsert("a", "x"), Upsert("b", "y")])
 
@@ -197,8 +213,18 @@ async def test_a_bulk_that_fails_is_made_again_key_by_key(dapr: FakeState, state
 
 
 @pytest.mark.req("R4.4")
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED])
-async def test_a_bulk_whose_answer_is_lost_is_told_of_every_key_and_not_made_again(
+@pytest.mark.parametrize(
+    "code",
+    [
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+    ],
+)
+async def test_a_bulk_that_fails_as_a_call_is_told_of_every_key_and_not_made_again(
     dapr: FakeState, state: StateManager, code: grpc.StatusCode
 ) -> None:
     dapr.fail("SaveState", code)
