@@ -43,7 +43,7 @@ def encode(value: Value) -> tuple[bytes, str]:
 
 
 def decode(data: bytes, kind: type[V]) -> V:
-    """Return the value of `kind` that `data` holds. Raises `ValueError` where it holds none; that quotes nothing of it, nor does its context."""
+    """Return the value of `kind` that `data` holds. Raises `ValueError`, which quotes nothing of it, where it holds none."""
     if kind is bytes:
         return data  # type: ignore[return-value]
     try:
