@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -57,6 +58,7 @@ class ConfigurationManager:
         self._keys: dict[str, ConfigurationKey[Any]] = {}
         self._asked: dict[tuple[str, object], ConfigurationKey[Any]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._reads: set[asyncio.Task[None]] = set()
         self._changes: asyncio.Queue[tuple[ConfigurationKey[Any], Any, Any]] = asyncio.Queue()
         self._unwritten = asyncio.Event()
         self._writing: asyncio.Future[None] | None = None
@@ -87,8 +89,8 @@ class ConfigurationManager:
     async def get(self, name: str, kind: type[V] | TypeAdapter[V], default: V | Required = REQUIRED) -> V:
         """Read a key from the stores now, and return its value: for what is read seldom. A key that is declared has it at hand.
 
-        Where a store can't be read, what it said last holds. Raises `ConfigurationMissing`, or `ConfigurationInvalid`, where there is
-        neither a value nor a default.
+        Where a store can't be read, or not in the time that the call in hand has left, what it said last holds. Raises
+        `ConfigurationMissing`, or `ConfigurationInvalid`, where there is neither a value nor a default.
         """
         key = self._keys.get(name)
         if key is None or key.kind is not kind:
@@ -146,9 +148,10 @@ class ConfigurationManager:
     async def stop(self) -> None:
         """End the watches; what was known is in the file, if there is one."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
+        ending = [*tasks, *self._reads]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         for key in self._keys.values():
             key.end()
         if self._writing is not None:
@@ -168,16 +171,25 @@ class ConfigurationManager:
         await self.stop()
 
     async def _read(self, names: Sequence[str]) -> None:
-        """Read keys from all stores, within the time that there is."""
-        await asyncio.gather(*(self._read_one(store, names) for store in self._stores))
+        """Read keys from all stores, or wait as long as the caller has; what is known counts then."""
+        # A caller's little time says nothing of a store that all share: the read has its own limit, and goes on.
+        context = contextvars.copy_context()
+        context.run(deadline.set_remaining, None)
+        reads = {asyncio.create_task(self._read_one(store, names), context=context) for store in self._stores}
+        for read in reads:
+            self._reads.add(read)
+            read.add_done_callback(self._reads.discard)
+        done, _ = await asyncio.wait(reads, timeout=deadline.bound(None))
+        for read in done:
+            if not read.cancelled():
+                read.result()
 
     async def _read_one(self, store: WatchedStore, names: Sequence[str]) -> None:
-        within = deadline.bound(self._first_read)
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(self._first_read):
                 await store.read(names, patient=True)
         except TimeoutError:
-            store.failed(SidecarUnavailable(f"no answer within {within:g} s"))
+            store.failed(SidecarUnavailable(f"no answer within {self._first_read:g} s"))
 
     def _settle(self) -> None:
         """Decide every key again: something is known of a store that was not."""

@@ -28,6 +28,7 @@ from apibase import (
     SidecarUnavailable,
 )
 from apibase.clients.configuration_key import parse
+from apibase.deadline import deadline
 from tests.unit.conftest import Desk, Log
 from tests.unit.fake_dapr import FakeDapr, eventually
 
@@ -51,6 +52,10 @@ class Stores(FakeDapr):
         for name, stream in self.streams:
             if name == store:
                 stream.put_nowait(api_v1.SubscribeConfigurationResponse(id="1", items={key: item}))
+
+    @property
+    def reads(self) -> int:
+        return sum(call.method == "GetConfiguration" for call in self.calls)
 
     def end_streams(self) -> None:
         for _, stream in self.streams:
@@ -281,6 +286,66 @@ async def test_a_store_that_does_not_answer_in_time_does_not_hold_the_start_up(
         stores.gate.set()
         await eventually(lambda: key.value == 7)
         await eventually(lambda: not configuration.degraded)
+
+
+@pytest.mark.req("R12.3")
+async def test_a_caller_s_little_time_is_no_matter_of_the_store(sidecar: Sidecar, stores: Stores, log: Log) -> None:
+    stores.values["live"] = {"a": ("7", ""), "b": ("8", "")}
+    configuration = ConfigurationManager(sidecar, ["live"], check_every=60)
+    key = configuration.key("a", int)
+
+    async with configuration:
+        await eventually(lambda: stores.streams)
+        assert await configuration.get("b", int) == 8
+        stores.values["live"]["b"] = "9", ""
+        reads = stores.reads
+        stores.gate.clear()
+        for left in (0.05, 0.0):
+            token = deadline.set_remaining(left)
+            try:
+                assert await configuration.get("b", int) == 8  # what is known
+                await configuration.refresh()
+            finally:
+                deadline.reset(token)
+            assert (configuration.degraded, key.origin.source) == (False, "store")
+        await eventually(lambda: stores.reads >= reads + 4)
+        stores.gate.set()
+        assert await configuration.get("b", int) == 9
+    assert "can't be read" not in log.text
+
+
+@pytest.mark.req("R12.3")
+async def test_a_caller_who_gives_up_leaves_the_read_to_its_end(sidecar: Sidecar, stores: Stores) -> None:
+    stores.values["live"] = {"a": ("7", "")}
+    configuration = ConfigurationManager(sidecar, ["live"], check_every=60)
+    key = configuration.key("a", int)
+
+    async with configuration:
+        await eventually(lambda: stores.streams)
+        await eventually(lambda: stores.reads == 3)  # at the start, when the stream has begun, and soon after
+        stores.values["live"]["a"] = "8", ""
+        stores.gate.clear()
+        asking = asyncio.create_task(configuration.refresh())
+        await eventually(lambda: stores.reads == 4)
+        asking.cancel()
+        stores.gate.set()
+        await eventually(lambda: key.value == 8)
+        assert asking.cancelled()
+
+
+async def test_who_asks_while_it_stops_has_what_is_known(sidecar: Sidecar, stores: Stores) -> None:
+    stores.values["live"] = {"a": ("7", "")}
+    configuration = ConfigurationManager(sidecar, ["live"], check_every=60)
+    configuration.key("a", int)
+
+    async with configuration:
+        stores.gate.clear()
+        reads = stores.reads
+        asking = asyncio.create_task(configuration.get("a", int))
+        await eventually(lambda: stores.reads > reads)
+    stores.gate.set()
+
+    assert await asking == 7
 
 
 @pytest.mark.req("R12.2")
