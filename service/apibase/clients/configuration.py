@@ -196,7 +196,10 @@ class ConfigurationManager:
         if not self._started:
             return
         for key in self._keys.values():
-            self._decide(key)
+            try:
+                self._decide(key)
+            except Exception as error:  # noqa: BLE001 - of a value's own code; the other keys are decided nevertheless
+                logger.error("the configuration key {} can't be decided: {}", key.name, type(error).__name__)
 
     def _decide(self, key: ConfigurationKey[Any]) -> None:
         good, problem = dict(key.good), key.problem

@@ -194,11 +194,13 @@ def parse(text: str, kind: type[V] | TypeAdapter[V]) -> V:
             return decode(text.encode(), kind)
         except ValueError as error:
             raise ValueError(f"{kind.DESCRIPTOR.full_name}: {error}") from None
-    adapter: TypeAdapter[V] = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
     try:
+        adapter: TypeAdapter[V] = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
         return adapter.validate_json(text) if text[:1] in _JSON else adapter.validate_strings(text)
     except ValidationError as error:
         raise ValueError("; ".join(_problem(each) for each in error.errors(include_input=False))) from None
+    except Exception as error:  # noqa: BLE001 - of a validator's own code; its text may quote the value
+        raise ValueError(f"reading it failed with {type(error).__name__}") from None
 
 
 def _problem(error: Any) -> str:  # noqa: ANN401 - pydantic's

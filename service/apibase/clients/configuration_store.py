@@ -103,13 +103,13 @@ class WatchedStore:
         pause = _FIRST_PAUSE
         while True:
             try:
-                await self._one_stream(keys)
-                continue  # the store came back: a new stream, at once
-            except SidecarError as error:
+                ended = await self._ended(keys)
+                if ended is None:
+                    continue  # the store came back: a new stream, at once
                 opened, self._streams = self._streams, False
                 await self.read(keys)
-                if self.error is None and not isinstance(error, SidecarUnavailable):
-                    self._cannot_watch(error)
+                if self.error is None and not isinstance(ended, SidecarUnavailable):
+                    self._cannot_watch(ended)
                     await asyncio.sleep(self._check_every)
                     continue
                 pause = _FIRST_PAUSE if opened else min(pause * 2, _LONGEST_PAUSE)
@@ -124,6 +124,14 @@ class WatchedStore:
             self._told_watch = True
             text = "configuration store {} can't be watched, so it is read every {:g} s: {}"
             logger.warning(text, self.name, self._check_every, error)
+
+    async def _ended(self, keys: Sequence[str]) -> SidecarError | None:
+        """Return how a stream ended; None where a new one is needed."""
+        try:
+            await self._one_stream(keys)
+        except SidecarError as error:
+            return error
+        return None
 
     async def _one_stream(self, keys: Sequence[str]) -> None:
         """Take changes from a stream. Raises how it ended; returns where a new one is needed."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import grpc
 import pytest
 from dapr.proto import api_v1, common_v1
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter
 
 from apibase import (
     App,
@@ -155,6 +155,75 @@ def test_what_is_no_such_value_is_told_without_quoting_it(text: str, kind: Any, 
 
     assert text.strip("-") not in str(caught.value)
     assert "hush" not in str(caught.value)
+
+
+def _by_name(text: str) -> int:
+    return {"one": 1, "two": 2}[text]
+
+
+ByName = TypeAdapter(Annotated[int, BeforeValidator(_by_name)])
+
+
+class Odd(str):
+    """A value that can't be compared."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError(str(self))
+
+
+@pytest.mark.req("R13.4")
+@pytest.mark.parametrize(
+    ("kind", "says"), [(ByName, "failed with KeyError"), (Stores, "failed with PydanticSchemaGenerationError")]
+)
+def test_a_type_that_fails_in_its_own_way_is_told_by_the_error_s_name(kind: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        parse("hush-hush", kind)
+
+    assert "hush" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.req("R12.2", "R13.4")
+async def test_a_validator_that_fails_in_its_own_way_does_not_end_the_watch(
+    sidecar: Sidecar, stores: Stores, log: Log
+) -> None:
+    stores.values["live"] = {"a": ("one", "v1")}
+    configuration = ConfigurationManager(sidecar, ["live"], check_every=60)
+    a, b = configuration.key("a", ByName), configuration.key("b", int, default=1)
+
+    async with configuration:
+        await eventually(lambda: stores.streams)
+        stores.change("live", "a", "hush-hush")
+        stores.change("live", "b", "2")
+        await eventually(lambda: b.value == 2)
+        assert (a.value, a.origin.source, a.degraded) == (1, "cache", True)
+        assert isinstance(configuration.problems["a"], ConfigurationInvalid)
+        stores.change("live", "a", "two")
+        await eventually(lambda: a.value == 2)
+        assert not configuration.degraded
+    assert "hush" not in log.text
+
+
+@pytest.mark.req("R12.2", "R13.4")
+async def test_a_key_that_can_not_be_decided_does_not_keep_the_others_from_it(
+    sidecar: Sidecar, stores: Stores, log: Log
+) -> None:
+    stores.values["live"] = {"a": ("hush-1", "")}
+    configuration = ConfigurationManager(sidecar, ["live"], check_every=60)
+    configuration.key("a", TypeAdapter(Annotated[str, AfterValidator(Odd)]))
+    b = configuration.key("b", int, default=1)
+
+    async with configuration:
+        await eventually(lambda: stores.streams)
+        for number in range(2, 5):
+            stores.change("live", "a", f"hush-{number}")
+            stores.change("live", "b", str(number))
+            await eventually(lambda number=number: b.value == number)
+    assert "the configuration key a can't be decided: TypeError" in log.text
+    assert "hush" not in log.text
 
 
 @pytest.mark.req("R13.4")
