@@ -92,15 +92,20 @@ def read_resources(folders: Iterable[Path], app_id: str, env: Mapping[str, str] 
 def _documents(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file())
-        for file in files:
+    except OSError as error:
+        message = f"there is no folder {str(folder)!r} of Dapr's resource files (--resources-path)"
+        raise ResourceError(message) from error
+    for file in files:
+        try:
             status = file.stat()
-            for document in _parsed(file, status.st_mtime_ns, status.st_size):
-                if isinstance(document, dict) and document.get("kind") in _KINDS_READ:
-                    if not (document.get("metadata") or {}).get("name"):
-                        raise ResourceError(f"{file}: metadata.name: a {document['kind']} needs a name")
-                    yield file, document
-    except (OSError, yaml.YAMLError) as error:
-        raise ResourceError(f"{folder}: {error}") from error
+            documents = _parsed(file, status.st_mtime_ns, status.st_size)
+        except (OSError, yaml.YAMLError) as error:
+            raise ResourceError(f"{file}: {error}") from error
+        for document in documents:
+            if isinstance(document, dict) and document.get("kind") in _KINDS_READ:
+                if not (document.get("metadata") or {}).get("name"):
+                    raise ResourceError(f"{file}: metadata.name: a {document['kind']} needs a name")
+                yield file, document
 
 
 @lru_cache(maxsize=_FILES)
