@@ -17,8 +17,8 @@ class NoObject(ValueError):
 def from_json(data: bytes, message: type[M]) -> M:
     """Return the message that `data` holds; fields that this version of the contract doesn't know are passed over.
 
-    Raises `ValueError` when it holds none, with json_format's text, which quotes it, or `NoObject`. A list or a string is none: json_format, told to ignore unknown fields, would
-    take it for an empty message.
+    Raises `ValueError` when it holds none, in json_format's words, which quote it, or `NoObject`. A list or a string is none:
+    json_format, told to ignore unknown fields, would take it for an empty message.
     """
     if not data.lstrip().startswith(b"{") and not message.DESCRIPTOR.full_name.startswith("google.protobuf."):
         raise NoObject("the JSON is no object" if data else "there is no data")
