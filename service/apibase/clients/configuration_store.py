@@ -173,12 +173,13 @@ class WatchedStore:
                 self._changed()
 
     async def _check(self, keys: Sequence[str], subscribed: asyncio.Event) -> None:
-        """Look at the store when the stream has begun, and again: a stream says neither what it missed nor that the store is away.
+        """Look at the store when the stream has begun or is late, and again: it says neither what it missed nor that the store is away.
 
         Returns when a store that was away can be read again: Redis forgets on a restart that it is to tell of changes, and is told
         by a new subscription.
         """
-        await subscribed.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(subscribed.wait(), self._check_every)
         self._lost.clear()
         pause = _SETTLE_SECONDS
         while True:

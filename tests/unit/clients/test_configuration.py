@@ -42,6 +42,7 @@ class Stores(FakeDapr):
         self.streams: list[tuple[str, asyncio.Queue[Any]]] = []
         self.away: set[str] = set()
         self.unwatchable: set[str] = set()
+        self.mute: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.after_read: Any = None
@@ -81,6 +82,8 @@ class Stores(FakeDapr):
         mine = request.store_name, stream
         self.streams.append(mine)
         try:
+            if request.store_name in self.mute:
+                await asyncio.Event().wait()
             yield api_v1.SubscribeConfigurationResponse(id="1")
             while (message := await stream.get()) is not None:
                 yield message
@@ -469,6 +472,25 @@ async def test_a_store_that_can_not_be_watched_is_read_again_and_again(
         await eventually(lambda: key.value == 3)
 
     assert len([line for line in log.lines if "can't be watched, so it is read every" in line["message"]]) == 1
+
+
+@pytest.mark.req("R12.2", "R12.3")
+async def test_a_subscription_that_is_never_answered_leaves_the_store_read_again_and_again(
+    sidecar: Sidecar, stores: Stores
+) -> None:
+    stores.mute.add("live")
+    configuration = ConfigurationManager(sidecar, ["live"], check_every=0.05)
+    key = configuration.key("a", int, default=1)
+
+    async with configuration:
+        await eventually(lambda: stores.streams)
+        stores.values["live"]["a"] = "2", ""
+        await eventually(lambda: key.value == 2)
+        stores.away.add("live")
+        await eventually(lambda: configuration.degraded)
+        stores.away.clear()
+        stores.values["live"]["a"] = "3", ""
+        await eventually(lambda: key.value == 3 and not configuration.degraded)
 
 
 @pytest.mark.req("R12.2")
