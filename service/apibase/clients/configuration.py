@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from loguru import logger
 
 from apibase.clients.configuration_file import ConfigurationFile
-from apibase.clients.configuration_key import REQUIRED, ConfigurationKey, Required
+from apibase.clients.configuration_key import REQUIRED, ConfigurationKey, Item, Required
 from apibase.clients.configuration_store import ConfigurationStore, WatchedStore
 from apibase.deadline import deadline
 from apibase.errors import SidecarUnavailable
@@ -56,7 +56,8 @@ class ConfigurationManager:
         self._file = ConfigurationFile(cache_file) if cache_file is not None else None
         self._first_read = first_read
         self._keys: dict[str, ConfigurationKey[Any]] = {}
-        self._asked: dict[tuple[str, object], ConfigurationKey[Any]] = {}
+        self._asked: dict[str, dict[str, Item]] = {}  # of the keys that were asked for, what a key has as its `good`
+        self._told: dict[str, str] = {}  # what was logged last of a key's value
         self._tasks: list[asyncio.Task[None]] = []
         self._reads: set[asyncio.Task[None]] = set()
         self._changes: asyncio.Queue[tuple[ConfigurationKey[Any], Any, Any]] = asyncio.Queue()
@@ -92,14 +93,16 @@ class ConfigurationManager:
         Where a store can't be read, or not in the time that the call in hand has left, what it said last holds. Raises
         `ConfigurationMissing`, or `ConfigurationInvalid`, where there is neither a value nor a default.
         """
-        key = self._keys.get(name)
-        if key is None or key.kind is not kind:
-            key = self._asked.setdefault((name, kind), ConfigurationKey(name, kind, default))
-            key.default = default
         await self._read([name])
+        declared = self._keys.get(name)
+        if declared is not None and declared.kind == kind and default in (REQUIRED, declared.default):
+            self._decide(declared)
+            value: V = declared.value
+            return value
+        key = ConfigurationKey(name, kind, default)
+        key.good = self._asked.setdefault(name, {})
         self._decide(key)
-        value: V = key.value
-        return value
+        return key.value
 
     async def refresh(self) -> None:
         """Read every declared key from the stores now."""
@@ -202,14 +205,14 @@ class ConfigurationManager:
                 logger.error("the configuration key {} can't be decided: {}", key.name, type(error).__name__)
 
     def _decide(self, key: ConfigurationKey[Any]) -> None:
-        good, problem = dict(key.good), key.problem
+        good = dict(key.good)
         changed = key.settle([store.candidate(key.name) for store in self._stores])
         if key.good != good:
             self._unwritten.set()
-        if key.problem is not None and (problem is None or key.problem.message != problem.message):
-            logger.error(
-                "{}; {} holds", key.problem.message, "the last good value" if key.origin.store else "the default"
-            )
+        problem = key.problem.message if key.problem is not None else ""
+        if problem and problem != self._told.get(key.name):
+            logger.error("{}; {} holds", problem, "the last good value" if key.origin.store else "the default")
+        self._told[key.name] = problem
         if changed is not None:
             origin = key.origin
             logger.bind(key=key.name, store=origin.store, version=origin.version).info(

@@ -157,7 +157,7 @@ class ConfigurationKey(Generic[V]):
         self._unreadable = tuple(unreadable)
         if not isinstance(self.default, Required):
             return self.default, Origin("default")
-        if isinstance(self._value, Required) or self._origin is None:
+        if isinstance(self._value, Required) or self._origin is None or not self._origin.store:
             return None
         # It was there, and is gone: what needs it can't do without.
         last = self._origin

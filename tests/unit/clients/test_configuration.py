@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import gc
 import json
+import weakref
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -577,6 +579,54 @@ async def test_what_was_asked_for_once_is_remembered_while_the_store_is_away(sid
 
     assert await configuration.get("a", int, default=1) == 7
     assert await configuration.get("b", int, default=1) == 1
+
+
+async def test_each_who_asks_has_their_own_default(sidecar: Sidecar, stores: Stores) -> None:
+    configuration = ConfigurationManager(sidecar, ["live"])
+    declared = configuration.key("declared", int, default=3)
+
+    assert await asyncio.gather(*(configuration.get("a", int, number) for number in (1, 2))) == [1, 2]
+    assert await configuration.get("b", int, 7) == 7
+    with pytest.raises(ConfigurationMissing):
+        await configuration.get("b", int)
+    assert await configuration.get("declared", int) == 3
+    assert await configuration.get("declared", int, 4) == 4
+    assert await configuration.get("declared", str, "five") == "five"
+    assert declared.value == 3
+
+
+async def test_a_value_that_was_asked_for_and_is_taken_away_is_missing(sidecar: Sidecar, stores: Stores) -> None:
+    stores.values["live"] = {"a": ("7", "")}
+    configuration = ConfigurationManager(sidecar, ["live"])
+    assert await configuration.get("a", int) == 7
+
+    stores.values["live"] = {}
+
+    with pytest.raises(ConfigurationMissing):
+        await configuration.get("a", int)
+
+
+@pytest.mark.req("R12.3")
+async def test_asking_in_a_type_of_its_own_each_time_keeps_one_last_good_value(
+    sidecar: Sidecar, stores: Stores, log: Log
+) -> None:
+    stores.values["live"] = {"a": ("7", "")}
+    configuration = ConfigurationManager(sidecar, ["live"])
+    kinds = [weakref.ref(kind) for kind in [await _asked(configuration) for _ in range(3)]]
+    gc.collect()
+    assert not any(kind() for kind in kinds)
+
+    stores.values["live"] = {"a": ("many", "")}
+
+    for _ in range(3):
+        assert await configuration.get("a", TypeAdapter(int)) == 7
+    assert len([line for line in log.lines if "the last good value holds" in line["message"]]) == 1
+
+
+async def _asked(configuration: ConfigurationManager) -> TypeAdapter[int]:
+    kind = TypeAdapter(int)
+    assert await configuration.get("a", kind) == 7
+    return kind
 
 
 @pytest.mark.req("R12.3")
