@@ -64,6 +64,7 @@ class ConfigurationManager:
         self._unwritten = asyncio.Event()
         self._writing: asyncio.Future[None] | None = None
         self._started = False
+        self._starting = asyncio.Lock()
         self.stores = tuple(each.name for each in named)
 
     def key(self, name: str, kind: type[V] | TypeAdapter[V], default: V | Required = REQUIRED) -> ConfigurationKey[V]:
@@ -124,10 +125,15 @@ class ConfigurationManager:
     async def start(self) -> None:
         """Read every key, from the file where a store does not answer within `first_read` seconds, and begin to watch.
 
+        Once it has started, nothing more happens; after `stop`, it starts again.
+
         Raises `ConfigurationMissing`, or `ConfigurationInvalid`, for a key that has neither a value nor a default.
         """
-        if self._started:
-            return
+        async with self._starting:
+            if not self._started:
+                await self._start()
+
+    async def _start(self) -> None:
         if self._file is not None:
             kept = await asyncio.to_thread(self._file.read)
             for key in self._keys.values():
@@ -136,11 +142,13 @@ class ConfigurationManager:
                     for store, items in kept.items()
                     if store in self.stores and key.name in items
                 }
+        for key in self._keys.values():
+            key.begin()
         await self._read(list(self._keys))
-        self._started = True
-        self._settle()
+        self._settle_all()
         for key in self._keys.values():
             _ = key.value  # raises where it has none
+        self._started = True
         if self._keys:
             names = list(self._keys)
             self._tasks = [asyncio.create_task(store.watch(names)) for store in self._stores]
@@ -149,7 +157,8 @@ class ConfigurationManager:
             self._tasks.append(asyncio.create_task(self._keep_file(self._file)))
 
     async def stop(self) -> None:
-        """End the watches; what was known is in the file, if there is one."""
+        """End the watches; what was known is in the file, if there is one. It can be started again."""
+        self._started = False
         tasks, self._tasks = self._tasks, []
         ending = [*tasks, *self._reads]
         for task in ending:
@@ -196,8 +205,10 @@ class ConfigurationManager:
 
     def _settle(self) -> None:
         """Decide every key again: something is known of a store that was not."""
-        if not self._started:
-            return
+        if self._started:
+            self._settle_all()
+
+    def _settle_all(self) -> None:
         for key in self._keys.values():
             try:
                 self._decide(key)
@@ -248,6 +259,11 @@ async def _told(key: ConfigurationKey[Any], callback: Callable[[Any, Any], objec
         answer = callback(new, old)
         if inspect.isawaitable(answer):
             await answer
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # it is us who are to end
+        logger.error("what is called when {} changes was cancelled", key.name)
     except Exception as error:  # noqa: BLE001 - the others are told nevertheless
         logger.opt(exception=error).error(
             "what is called when {} changes failed with {}", key.name, type(error).__name__

@@ -75,7 +75,7 @@ class ConfigurationKey(Generic[V]):
         self._origin: Origin | None = None
         self._callbacks: list[Callable[[V, V], object]] = []
         self._tick = asyncio.Event()
-        self._ended = False
+        self._ended = asyncio.Event()
         self._stores: tuple[str, ...] = ()
         self._unreadable: tuple[str, ...] = ()
         self.problem: ConfigurationInvalid | None = None
@@ -113,10 +113,11 @@ class ConfigurationKey(Generic[V]):
 
     async def changes(self) -> AsyncIterator[V]:
         """Yield the value after each change, until the app stops. Of several changes that come while one is dealt with, the last counts."""
-        while not self._ended:
+        ended = self._ended
+        while not ended.is_set():
             tick = self._tick
             await tick.wait()
-            if not self._ended:
+            if not ended.is_set():
                 yield self.value
 
     @property
@@ -138,9 +139,14 @@ class ConfigurationKey(Generic[V]):
         tick.set()
         return self._value, before
 
+    def begin(self) -> None:
+        """Let changes be iterated over again after an `end`."""
+        if self._ended.is_set():
+            self._ended, self._tick = asyncio.Event(), asyncio.Event()
+
     def end(self) -> None:
         """End the iterators over changes."""
-        self._ended = True
+        self._ended.set()
         self._tick.set()
 
     def _choose(self, candidates: Sequence[Candidate]) -> tuple[V, Origin] | None:

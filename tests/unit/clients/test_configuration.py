@@ -538,6 +538,95 @@ async def test_a_callback_that_fails_does_not_keep_the_others_from_being_called(
     assert len([line for line in log.lines if "when a changes failed with ValueError" in line["message"]]) == 2
 
 
+async def test_a_callback_that_is_cancelled_does_not_keep_later_changes_from_being_told(
+    sidecar: Sidecar, stores: Stores, log: Log
+) -> None:
+    configuration = ConfigurationManager(sidecar, ["live"])
+    key = configuration.key("a", int, default=1)
+    seen: list[int] = []
+
+    @key.on_change
+    async def gives_up(new: int, old: int) -> None:
+        raise asyncio.CancelledError
+
+    key.on_change(lambda new, _old: seen.append(new))
+
+    async with configuration:
+        await eventually(lambda: stores.streams)
+        stores.change("live", "a", "2")
+        stores.change("live", "a", "3")
+        await eventually(lambda: seen == [2, 3])
+
+    assert len([line for line in log.lines if "when a changes was cancelled" in line["message"]]) == 2
+
+
+async def test_a_callback_that_takes_long_does_not_hold_the_stop_up(sidecar: Sidecar, stores: Stores) -> None:
+    configuration = ConfigurationManager(sidecar, ["live"])
+    key = configuration.key("a", int, default=1)
+    began = asyncio.Event()
+
+    @key.on_change
+    async def takes_long(new: int, old: int) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async with configuration:
+        await eventually(lambda: stores.streams)
+        stores.change("live", "a", "2")
+        await began.wait()
+        await asyncio.wait_for(configuration.stop(), 2)
+
+
+@pytest.mark.req("R12.2")
+async def test_what_was_stopped_can_be_started_again(sidecar: Sidecar, stores: Stores) -> None:
+    configuration = ConfigurationManager(sidecar, ["live"], check_every=60)
+    key = configuration.key("a", int, default=1)
+    told: list[int] = []
+    key.on_change(lambda new, _old: told.append(new))
+    async with configuration:
+        await eventually(lambda: stores.streams)
+    await eventually(lambda: not stores.streams)
+    stores.values["live"]["a"] = "2", ""
+    seen: list[int] = []
+
+    async def follow() -> None:
+        async for value in key.changes():
+            seen.append(value)  # noqa: PERF401 - as they come
+
+    async with configuration:
+        following = asyncio.create_task(follow())
+        assert key.value == 2
+        await eventually(lambda: stores.streams)
+        stores.change("live", "a", "3")
+        await eventually(lambda: (seen, told) == ([3], [2, 3]))
+    await asyncio.wait_for(following, 2)
+
+
+async def test_a_start_that_failed_can_be_made_again(sidecar: Sidecar, stores: Stores) -> None:
+    configuration = ConfigurationManager(sidecar, ["live"], check_every=60)
+    key = configuration.key("a", int)
+    with pytest.raises(ConfigurationMissing):
+        await configuration.start()
+    stores.values["live"] = {"a": ("7", "")}
+
+    async with configuration:
+        assert key.value == 7
+        await eventually(lambda: stores.streams)
+
+
+async def test_two_who_start_it_at_once_start_it_once(sidecar: Sidecar, stores: Stores) -> None:
+    before = asyncio.all_tasks()
+    configuration = ConfigurationManager(sidecar, ["live"], check_every=60)
+    configuration.key("a", int, default=1)
+
+    await asyncio.gather(configuration.start(), configuration.start())
+    await configuration.stop()
+
+    ours = {task for task in asyncio.all_tasks() - before if "apibase/clients/configuration" in repr(task)}
+    assert not ours
+    assert stores.reads == 1
+
+
 async def test_the_same_value_again_is_no_change(sidecar: Sidecar, stores: Stores) -> None:
     stores.values["live"] = {"a": ("7", "v1")}
     configuration = ConfigurationManager(sidecar, ["live"])
