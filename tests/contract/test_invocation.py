@@ -100,7 +100,9 @@ async def test_a_method_that_is_called_by_its_name_takes_and_answers_messages(
     answer = await client.invoke("contract", "swap", pb2.Question(text="why"))
 
     assert answer.decode(pb2.Answer) == pb2.Answer(text="yhw")
-    with pytest.raises(CalleeError, match=r"the answer of 'contract' is no desk\.v1\.Question: it is desk\.v1\.Answer") as caught:
+    with pytest.raises(
+        CalleeError, match=r"the answer of 'contract' is no desk\.v1\.Question: it is desk\.v1\.Answer"
+    ) as caught:
         answer.decode(pb2.Question)
     assert caught.value.code is grpc.StatusCode.DATA_LOSS
 
