@@ -6,14 +6,14 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from apibase import Settings, Sidecar
 from apibase.local.options import StackOptions
 from apibase.local.ports import PortPool
 from apibase.local.stack import Stack
-from apibase.local.topology import read_topology
+from apibase.local.topology import Topology, read_topology
 from apibase.testing.stand_in.server import Server
 from tests.plugins.stack_logs import running
 from tests.sidecar.redis_values import RedisValues
@@ -68,7 +68,10 @@ async def real(series: str, folder: Path) -> AsyncIterator[Side]:
     """Run the real daprd of a series, with its backends."""
     environment = write_files(folder)
     options = StackOptions(env={"contract": environment}, dapr=series)
-    async with Stack(read_topology(TOPOLOGY), options) as stack:
+    ports = PortPool()
+    app_port = ports.take()
+    ports.release(app_port)
+    async with Stack(_with_port(read_topology(TOPOLOGY), app_port), options) as stack:
         running.append(stack)
         settings = Settings(
             app_id="contract",
@@ -83,6 +86,15 @@ async def real(series: str, folder: Path) -> AsyncIterator[Side]:
         finally:
             await sidecar.close()
             running.remove(stack)
+            ports.close()
+
+
+def _with_port(topology: Topology, port: int) -> Topology:
+    """Return it with another port of the app's: as that is ours to open, the stack would take the file's, and two suites the same."""
+    apps = (
+        replace(app, ports=replace(app.ports, app=port)) if app.app_id == "contract" else app for app in topology.apps
+    )
+    return replace(topology, apps=tuple(apps))
 
 
 @asynccontextmanager

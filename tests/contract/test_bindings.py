@@ -76,7 +76,7 @@ async def test_an_answer_that_is_not_what_it_is_read_as_is_data_loss(side: Side,
     answer = await files.invoke("get", metadata={"fileName": name})
 
     for kind in (Parcel, StringValue):
-        with pytest.raises(SidecarError, match=f"the answer of the binding is no {kind.__name__}") as caught:
+        with pytest.raises(SidecarError, match=f"the answer of the binding is no .*{kind.__name__}") as caught:
             answer.decode(kind)
         assert (caught.value.code, caught.value.component) == (grpc.StatusCode.DATA_LOSS, "files")
 

@@ -56,6 +56,7 @@ class _Table:
             and (report.when == "call" or report.failed)
         ):
             side, store = str(spec.params["side"]), str(spec.params.get("store", ""))
+            store = store if store in _STORES else ""  # those of secrets are one row
             cell = self._rows[item.path.stem.removeprefix("test_"), item.originalname][side, store]
             cell.passed += report.passed
             cell.failed += report.failed
